@@ -1,0 +1,3 @@
+module github.com/nv-hypervisor/nv-hypervisor
+
+go 1.26
