@@ -1,0 +1,46 @@
+package host
+
+import (
+	"time"
+
+	"github.com/nv-hypervisor/nv-hypervisor/nvram"
+)
+
+// Event is one line of the daemon's event stream.
+type Event struct {
+	Sequence uint64            `json:"sequence"`
+	Time     time.Time         `json:"time"`
+	Type     string            `json:"type"` // state, devices-dumped, devices-restored, outage-begin, outage-committed, outage-clear, image-refused, warning
+	VM       string            `json:"vm,omitempty"`
+	Data     map[string]string `json:"data,omitempty"`
+}
+
+// Status is the daemon's own state.
+type Status struct {
+	Version  string         `json:"version"`
+	PID      int            `json:"pid"`
+	Config   string         `json:"config,omitempty"` // path of the configuration file; empty: built-in defaults
+	Outage   string         `json:"outage,omitempty"` // id of the outage in progress
+	Signal   string         `json:"signal"`           // signal that announces an outage
+	Accel    string         `json:"accel"`            // "kvm" or "tcg"
+	Realtime bool           `json:"realtime"`         // SCHED_FIFO and locked memory granted
+	VMs      map[string]int `json:"vms"`              // number of VMs by state
+	Pools    []PoolStatus   `json:"pools"`
+	Warnings []string       `json:"warnings,omitempty"`
+}
+
+// PoolStatus is a pool as the daemon uses it.
+type PoolStatus struct {
+	Name    string `json:"name"`
+	Default bool   `json:"default"`
+	nvram.PoolInfo
+	Warning string `json:"warning,omitempty"`
+}
+
+// Check is one line of `nvh doctor`.
+type Check struct {
+	Name   string `json:"name"`
+	Status string `json:"status"` // "ok", "warn", "fail"
+	Detail string `json:"detail"`
+	Remedy string `json:"remedy,omitempty"`
+}
