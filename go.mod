@@ -3,3 +3,4 @@ module github.com/nv-hypervisor/nv-hypervisor
 go 1.26.0
 
 require golang.org/x/sys v0.49.0 // indirect
+require golang.org/x/sys v0.49.0
