@@ -48,7 +48,19 @@ func (c *Client) Console(ctx context.Context, name string) (io.ReadWriteCloser, 
 		resp.Body.Close()
 		return nil, fmt.Errorf("the daemon answered %s instead of opening the console", resp.Status)
 	}
-	return stream, nil
+	// The transport gives an upgraded connection away for good: ending it with
+	// the context is left to us.
+	return &consoleStream{stream, context.AfterFunc(ctx, func() { stream.Close() })}, nil
+}
+
+type consoleStream struct {
+	io.ReadWriteCloser
+	stop func() bool
+}
+
+func (s *consoleStream) Close() error {
+	s.stop()
+	return s.ReadWriteCloser.Close()
 }
 
 // Subscribe delivers the events from now on until ctx is done or the daemon
