@@ -1,6 +1,7 @@
 package host
 
 import (
+	"encoding/json"
 	"time"
 
 	"github.com/nv-hypervisor/nv-hypervisor/nvram"
@@ -43,4 +44,26 @@ type Check struct {
 	Status string `json:"status"` // "ok", "warn", "fail"
 	Detail string `json:"detail"`
 	Remedy string `json:"remedy,omitempty"`
+}
+
+// StartOptions are the choices of `nvh start`.
+type StartOptions struct {
+	// DiscardImage gives up the saved image and boots from scratch.
+	DiscardImage bool `json:"discard_image,omitempty"`
+}
+
+// StopOptions are the choices of `nvh stop`.
+type StopOptions struct {
+	// Force ends QEMU at once instead of asking the guest to shut down.
+	Force bool `json:"force,omitempty"`
+	// Timeout is how long the guest may take to shut down; 0 means the daemon's
+	// default. When it is over the VM still runs and the verb fails.
+	Timeout time.Duration `json:"timeout_ns,omitempty"`
+}
+
+// MonitorRequest is one command for a VM's QEMU: a line of its human monitor
+// or a QMP command with its arguments. Exactly one of the two is set.
+type MonitorRequest struct {
+	HMP string          `json:"hmp,omitempty"`
+	QMP json.RawMessage `json:"qmp,omitempty"`
 }
