@@ -125,7 +125,7 @@ func (p *Pattern) check(b int) {
 }
 
 func (p *Pattern) base(b int, version uint64) uint64 {
-	return mix(mix(p.seed^uint64(b)) + version)
+	return mix(mix(mix(p.seed)+uint64(b)) + version)
 }
 
 // mix is the finalizer of SplitMix64 (Steele, Lea, Flood, OOPSLA 2014): a bijection that spreads every bit.

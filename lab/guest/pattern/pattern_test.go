@@ -47,6 +47,27 @@ func TestSumFollowsFromSeedAndSteps(t *testing.T) {
 	}
 }
 
+// Neighbouring seeds are what the checkers of one guest use.
+func TestNeighbouringSeedsShareNoContent(t *testing.T) {
+	seen := map[uint64]uint64{}
+	for seed := range uint64(8) {
+		words := make([]uint64, blocks*pattern.WordsPerBlock)
+		p, err := pattern.New(seed, words)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for range 4 {
+			p.Step()
+		}
+		for i := 0; i < len(words); i += pattern.WordsPerBlock {
+			if other, twice := seen[words[i]]; twice {
+				t.Fatalf("seeds %d and %d share a block", other, seed)
+			}
+			seen[words[i]] = seed
+		}
+	}
+}
+
 func TestOneFlippedBitIsFound(t *testing.T) {
 	for _, at := range []int{0, pattern.WordsPerBlock - 1, blocks*pattern.WordsPerBlock - 1} {
 		p, words := fresh(t)
