@@ -148,10 +148,9 @@ func (a *Apt) Unpack(ctx context.Context, dir, release string, pkgs ...string) e
 	return a.unpack(ctx, dir, args...)
 }
 
-// UnpackMissing unpacks what an installation of pkgs would add to this machine: the packages
-// themselves unless installed in that version, and the libraries that they need and the machine lacks.
-func (a *Apt) UnpackMissing(ctx context.Context, dir, release string, pkgs ...string) error {
-	args := []string{"install", "--yes", "--no-install-recommends", "--download-only", "--target-release", release}
+// UnpackWithDependencies unpacks pkgs, and of what they depend on that which the machine lacks.
+func (a *Apt) UnpackWithDependencies(ctx context.Context, dir, release string, pkgs ...string) error {
+	args := []string{"install", "--reinstall", "--yes", "--no-install-recommends", "--download-only", "--target-release", release}
 	return a.unpack(ctx, dir, append(args, pkgs...)...)
 }
 

@@ -45,9 +45,10 @@ func ParseLine(line string) (Tick, bool) { return console.Parse(line) }
 // VerifyDisk checks the workload's journal on a raw disk image, on the host. See journal.Verify.
 func VerifyDisk(path string) (Report, error) { return journal.Verify(path) }
 
-// cmdline ends in quiet because each kernel message costs milliseconds on an emulated serial port. A panic
+// cmdline has quiet because each kernel message costs milliseconds on an emulated serial port, and nokaslr because
+// moving the kernel costs half a second of a two-second boot under binary translation. A panic
 // reboots, so that a broken guest shows a new boot id and not an endless silence.
-const cmdline = "console=ttyS0 quiet panic=-1 cryptomgr.notests"
+const cmdline = "console=ttyS0 quiet panic=-1 nokaslr cryptomgr.notests"
 
 // sources is what the workload is compiled from. The files of this package are in it because they write the initramfs.
 //
