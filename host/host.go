@@ -99,6 +99,10 @@ func Open(config Config, version string, log *slog.Logger) (_ *Host, err error) 
 		h.lockMemory()
 	}
 	h.openPools()
+	if err := h.openVMs(); err != nil {
+		return nil, err
+	}
+	h.sweepPools()
 	h.warnAboutHost()
 	return h, nil
 }
