@@ -49,6 +49,8 @@ var codeExits = map[api.Code]int{
 	"pool_truncated":   exitPoolDamaged,
 	"pool_newer":       exitPoolDamaged,
 	"pool_corrupt":     exitPoolDamaged,
+	"region_replaced":  exitPoolDamaged,
+	"read_only":        exitState,
 	"timeout":          exitTimeout,
 	"interrupted":      exitInterrupted,
 }
