@@ -2,6 +2,8 @@ module github.com/nv-hypervisor/nv-hypervisor
 
 go 1.26.0
 
+require golang.org/x/sys v0.49.0
+
 require (
 	github.com/cpuguy83/go-md2man/v2 v2.0.6 // indirect
 	github.com/inconshreveable/mousetrap v1.1.0 // indirect
@@ -16,5 +18,4 @@ require (
 	github.com/spf13/cobra v1.10.2
 	github.com/spf13/pflag v1.0.9
 	go.uber.org/goleak v1.3.0
-	golang.org/x/sys v0.49.0
 )

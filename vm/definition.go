@@ -21,8 +21,7 @@ type Definition struct {
 	Volatile bool   `toml:"volatile,omitempty" json:"volatile,omitempty"` // RAM in DRAM: paused at an outage, lost in it
 	Pool     string `toml:"pool,omitempty" json:"pool,omitempty"`         // name of the pool that holds the RAM; empty: the host's default pool
 	Priority int    `toml:"priority,omitempty" json:"priority"`           // 0..1000, higher is saved and resumed earlier
-	OnLost   OnLost `toml:"on_lost,omitempty" json:"on_lost"`             // empty: "hold"
-	// Autostart starts the VM at daemon start when it was running before.
+	OnLost   OnLost `toml:"on_lost,omitempty" json:"on_lost"`             // empty: "boot"
 	// StateSize is the size of one of its two slots for volatile state; 0: 8 MiB.
 	StateSize nvram.Bytes `toml:"state_size,omitempty" json:"state_size,omitempty"`
 

@@ -1,0 +1,22 @@
+// Package pod defines what a power-outage detector (POD) is. Each source has a
+// package of its own below this one.
+//
+// A source is a readable file descriptor and a decoder. The saver's thread polls
+// the descriptor itself, so between an event and the first stop lies one wake-up
+// and no goroutine, queue or lock. Sources are usable together; events of several
+// sources during one outage make one outage.
+package pod
+
+// Source announces outages.
+type Source interface {
+	// FD is polled for reading. It stays the same for the life of the source.
+	FD() int
+	// Name tells operators where an event came from, e.g. "signal SIGPWR".
+	Name() string
+	// Decode is called with what was read from FD, on the saver's thread: it must
+	// not block or allocate. It reports whether this announces an outage, and
+	// CLOCK_MONOTONIC of the event in nanoseconds, or 0 when the source cannot tell.
+	Decode(p []byte) (outage bool, eventNS int64)
+	// Close releases the descriptor. The source must not be watched any more.
+	Close() error
+}

@@ -1,0 +1,76 @@
+package qemu
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+
+	"golang.org/x/sys/unix"
+)
+
+// ErrGone is returned by Adopt when the process to adopt no longer exists.
+var ErrGone = errors.New("the QEMU process has ended")
+
+// Adopt takes charge of a QEMU that an earlier run of this program has started,
+// named by its pid and start time. It never touches another process that has got
+// the same pid since. When the process is gone the error is ErrGone.
+func Adopt(ctx context.Context, rt Runtime, pid int, startTime uint64) (*Process, error) {
+	p, err := adopt(ctx, rt, pid, startTime)
+	if err != nil {
+		return nil, fmt.Errorf("adopt QEMU (pid %d): %w", pid, err)
+	}
+	return p, nil
+}
+
+func adopt(ctx context.Context, rt Runtime, pid int, startTime uint64) (*Process, error) {
+	if pid <= 0 {
+		return nil, fmt.Errorf("not a process id: %w", ErrGone)
+	}
+	mark := logMark{path: rt.logPath()}
+	if st, err := os.Stat(mark.path); err == nil {
+		mark.start = st.Size()
+	}
+	p, err := attach(pid, nil, rt, mark)
+	if errors.Is(err, unix.ESRCH) || errors.Is(err, os.ErrNotExist) {
+		return nil, ErrGone
+	}
+	if err != nil {
+		return nil, err
+	}
+	if p.startTime != startTime {
+		close(p.events)
+		p.abandon()
+		return nil, fmt.Errorf("the pid belongs to a process started at tick %d, not %d: %w", p.startTime, startTime, ErrGone)
+	}
+	if err := p.awaitMonitor(ctx); err != nil {
+		p.abandon()
+		if p.hasEnded() {
+			return nil, fmt.Errorf("%w: %w", ErrGone, err)
+		}
+		return nil, err
+	}
+	p.binary = &Binary{Version: versionOf(p.client.Greeting())}
+	if p.binary.Path, err = os.Readlink(fmt.Sprintf("/proc/%d/exe", pid)); err != nil {
+		p.binary.Path = "QEMU"
+	}
+	if err := p.binary.probeFeatures(ctx, p.client); err != nil {
+		return nil, errors.Join(err, p.Close())
+	}
+	return p, nil
+}
+
+// abandon stops watching a process that there is no connection to.
+func (p *Process) abandon() {
+	p.pidfd.Close()
+	<-p.watching
+}
+
+func (p *Process) hasEnded() bool {
+	select {
+	case <-p.ended:
+		return true
+	default:
+		return false
+	}
+}

@@ -1,0 +1,62 @@
+#!/bin/sh
+# Installs what is missing to build, test and demonstrate on Debian 12 with Go, as root or with sudo, and fetches
+# the guest and the second QEMU into the cache. With everything there it asks dpkg once and touches no network.
+set -eu
+
+# qemu-system-x86: the hypervisor. gcc, libc6-dev, pkg-config: the C interface of libnvram and the race detector.
+# cpio, man-db: read back the initramfs and the man pages in tests.
+packages="qemu-system-x86 gcc libc6-dev pkg-config cpio man-db ca-certificates"
+
+missing() {
+	for package in $packages; do
+		case $(dpkg-query --show --showformat='${db:Status-Status}' "$package" 2>/dev/null) in
+		installed) ;;
+		*) echo "$package" ;;
+		esac
+	done
+}
+
+as_root() {
+	if [ "$(id -u)" = 0 ]; then
+		"$@"
+	elif command -v sudo >/dev/null; then
+		sudo -- "$@"
+	else
+		echo "deps: cannot install: run as root or install sudo: $*" >&2
+		return 1
+	fi
+}
+
+# Another apt may be at work, as after a boot; it gets two minutes.
+apt() {
+	as_root env DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=120 -q "$@"
+}
+
+# The lock on the package lists has no such option: apt-get fails at once when another apt-get updates.
+update() {
+	for attempt in 1 2 3 4 5 6 7 8 9 10 11 12; do
+		if apt update; then
+			return 0
+		fi
+		if [ "$attempt" -lt 12 ]; then
+			echo "deps: apt-get update failed, trying again in 10 s" >&2
+			sleep 10
+		fi
+	done
+	echo "deps: the package lists cannot be updated: check the network and /etc/apt" >&2
+	return 1
+}
+
+if ! command -v go >/dev/null; then
+	echo "deps: Go is not on PATH: install Go 1.26 or newer, then run make again" >&2
+	exit 1
+fi
+cd "$(dirname "$0")/.."
+wanted=$(missing)
+if [ -n "$wanted" ]; then
+	echo "deps: installing $(echo $wanted)"
+	update
+	# shellcheck disable=SC2086 # one word a package
+	apt install --yes --no-install-recommends $wanted
+fi
+go run ./lab/cmd/lab-fetch qemu guest

@@ -1,0 +1,225 @@
+package saver
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Step is one named step of a save, in CLOCK_MONOTONIC nanoseconds.
+type Step struct {
+	Name       string
+	Start, End int64
+}
+
+// VMResult is what a save did to one VM.
+type VMResult struct {
+	Name      string
+	Priority  int
+	Volatile  bool
+	Committed bool // its record is in NVRAM
+	Paused    bool // a volatile VM was stopped
+	Err       error
+	StateSize int
+	Steps     []Step
+}
+
+// Result is one run of the sequence.
+type Result struct {
+	ID      string
+	Outage  bool // announced by a detector
+	Source  string
+	EventNS int64 // CLOCK_MONOTONIC of the event
+	WokenNS int64 // when the saver's thread took it up
+	VMs     []VMResult
+
+	source int
+	raw    []rawResult
+}
+
+// rawResult is what the thread notes; decode turns it into VMResults afterwards.
+type rawResult struct {
+	target  *Target
+	times   times
+	phase   phase
+	failure failure
+	length  int
+	detail  [detailSize]byte
+	said    int
+}
+
+func newResult(targets int) *Result { return &Result{raw: make([]rawResult, 0, targets)} }
+
+// report notes what happened, without allocating; decode reads it elsewhere.
+func (s *Saver) report(tr *trigger) {
+	r := s.free[len(s.free)-1]
+	s.free = s.free[:len(s.free)-1]
+	r.Outage, r.source, r.EventNS, r.WokenNS = tr.outage, tr.source, tr.eventNS, tr.wokenNS
+	r.raw = r.raw[:0]
+	for _, t := range s.targets {
+		if !t.selected(tr) {
+			continue
+		}
+		r.raw = append(r.raw, rawResult{target: t, times: t.times, phase: t.phase, failure: t.failure, length: t.length})
+		r.raw[len(r.raw)-1].said = copy(r.raw[len(r.raw)-1].detail[:], t.detail)
+		t.commit, t.live = nil, t.opt.Volatile // the commit is used up
+	}
+	s.result = r
+	if tr.outage {
+		s.decode(r)
+		s.outage <- r
+	}
+}
+
+// decode gives a result its readable form, after the last commit.
+func (s *Saver) decode(r *Result) {
+	r.ID = string(s.trigger.id[:s.trigger.idLen])
+	r.Source = "operator"
+	if r.source >= 0 {
+		r.Source = s.sources[r.source].Name()
+	} else if r.Outage {
+		r.Source = "simulate"
+	}
+	for i := range r.raw {
+		r.VMs = append(r.VMs, r.raw[i].decode())
+	}
+	s.free = append(s.free, newResult(len(s.targets)))
+}
+
+func (raw *rawResult) decode() VMResult {
+	t := raw.target
+	v := VMResult{
+		Name: t.opt.Name, Priority: t.opt.Priority, Volatile: t.opt.Volatile,
+		Committed: raw.phase == phaseCommitted,
+		Paused:    t.opt.Volatile && raw.phase == phaseStopped,
+		StateSize: raw.length,
+	}
+	if raw.phase == phaseFailed {
+		v.Err = fmt.Errorf("%s: %s", t.opt.Name, raw.failure.text(t, raw.detail[:raw.said]))
+	}
+	tm := raw.times
+	dump := max(tm.dumpSent, tm.stopped)
+	for _, st := range []Step{
+		{"stop", tm.stopSent, tm.stopped}, {"dump", dump, tm.dumped}, {"check", tm.dumped, tm.checked},
+		{"copy", tm.checked, tm.copied}, {"commit", tm.copied, tm.committed},
+	} {
+		if st.Start != 0 && st.End != 0 {
+			v.Steps = append(v.Steps, st)
+		}
+	}
+	return v
+}
+
+func (f failure) text(t *Target, detail []byte) string {
+	switch f {
+	case failUnarmed:
+		return "was not armed for a save when the outage came"
+	case failSend:
+		return "stop could not be sent: QEMU does not read its emergency monitor"
+	case failGone:
+		return "QEMU died or closed its emergency monitor"
+	case failRefused:
+		return fmt.Sprintf("QEMU refused stop or migrate: %s", detail)
+	case failDump:
+		return fmt.Sprintf("QEMU failed to write the volatile state (see its log; raise state_size if it says no space or not permitted): %s", detail)
+	case failTimeout:
+		return "QEMU did not finish in time"
+	case failStream:
+		return "the dumped state is not a whole migration stream; it was not committed"
+	case failSize:
+		return fmt.Sprintf("the volatile state is larger than its slot of %d bytes: raise state_size", t.opt.Capacity)
+	case failDisk:
+		return "a disk image could not be examined"
+	case failCommit:
+		return "NVRAM reported an error while the state was written"
+	}
+	return "unknown failure"
+}
+
+// triggered looks for a detector among the descriptors that are ready.
+func (s *Saver) triggered(n int) bool {
+	for i := range n {
+		fd := s.events[i].Fd
+		if fd == int32(s.wake) {
+			unix.Read(s.wake, s.input)
+			continue
+		}
+		for j, src := range s.sources {
+			if int32(src.FD()) != fd {
+				continue
+			}
+			k, err := unix.Read(int(fd), s.input)
+			if err != nil || k <= 0 {
+				continue
+			}
+			if is, at := src.Decode(s.input[:k]); is && !s.active {
+				s.trigger = trigger{armed: true, outage: true, source: j, eventNS: at}
+				s.trigger.name(time.Now())
+			}
+		}
+	}
+	return s.trigger.armed
+}
+
+// name gives the save its id: the wall-clock time.
+func (tr *trigger) name(now time.Time) {
+	tr.idLen = len(now.UTC().AppendFormat(tr.id[:0], "20060102T150405.000Z"))
+}
+
+// Simulate starts an outage as a detector would. The result also goes to Outages.
+// eventNS is CLOCK_MONOTONIC of the request.
+func (s *Saver) Simulate(ctx context.Context, eventNS int64) error {
+	return s.call(ctx, func() error {
+		if s.active {
+			return ErrOutage
+		}
+		s.trigger = trigger{armed: true, outage: true, source: -1, eventNS: eventNS}
+		s.trigger.name(time.Now())
+		return nil
+	})
+}
+
+// Save saves one VM, or all with nil, because an operator asked. The guests stay
+// stopped; the caller ends their QEMUs or voids the images and continues them.
+func (s *Saver) Save(ctx context.Context, only *Target) (*Result, error) {
+	var result *Result
+	err := s.call(ctx, func() error {
+		if s.active {
+			return ErrOutage
+		}
+		if only != nil && !only.attached {
+			return fmt.Errorf("%s: QEMU's emergency monitor is gone", only.Name())
+		}
+		s.trigger = trigger{source: -1, only: only, eventNS: monotonic()}
+		s.trigger.name(time.Now())
+		s.run()
+		s.decode(s.result)
+		result = s.result
+		return nil
+	})
+	return result, err
+}
+
+// Clear ends an outage: from now on guests may run again. It lowers the threads
+// that the save raised.
+func (s *Saver) Clear() error {
+	return s.call(context.Background(), func() error {
+		s.active = false
+		for _, t := range s.targets {
+			s.lower(t)
+		}
+		return nil
+	})
+}
+
+func (s *Saver) lower(t *Target) {
+	if !t.raised {
+		return
+	}
+	t.raised = false
+	for _, th := range t.threads {
+		setOther(th.ID)
+	}
+}

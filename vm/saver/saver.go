@@ -1,0 +1,307 @@
+// Package saver owns the one thread that stands between an outage and darkness.
+//
+// A Saver holds, for every running VM, a prepared connection to QEMU's emergency
+// monitor, a buffer the volatile state is dumped into, and a save record whose
+// slot is chosen. On a trigger the thread stops the VMs, dumps them, checks each
+// dump, copies it to NVRAM and commits its record, in priority order.
+//
+// What holds after a crash at any point: a VM whose record was committed can be
+// resumed exactly once from its image; one whose record was not is as if its save
+// had never begun. VMs do not depend on each other.
+//
+// A guest runs only when the Saver lets it: Cont refuses while an outage lasts,
+// and both cont and stop travel down the same connection, in order. So no guest
+// instruction can follow a committed save unless its image was voided first.
+//
+// Concurrency: all methods may be called from any goroutine. They hand their work
+// to the thread and wait; a call that arrives during a save waits for its end.
+// The thread itself blocks only in epoll_wait. During a save it does not allocate,
+// log, take locks or touch a file system (fstat on open descriptors apart); a
+// test enforces the imports of sequence.go and counts allocations.
+package saver
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime"
+	"slices"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Errors a caller decides on.
+var (
+	ErrOutage  = errors.New("an outage is in progress")
+	ErrClosed  = errors.New("the saver is closed")
+	ErrUnarmed = errors.New("the VM is not armed for an emergency save")
+)
+
+// Source is where outages are announced: a readable descriptor, polled by the
+// saver's thread itself so that nothing stands between the event and the first
+// stop. Decode is called on that thread with the bytes read; it must not block or
+// allocate. It reports whether the bytes announce an outage, and CLOCK_MONOTONIC
+// of the event in nanoseconds, or 0 when the source cannot tell.
+type Source interface {
+	FD() int
+	Name() string
+	Decode(p []byte) (outage bool, eventNS int64)
+}
+
+// Config bounds a Saver.
+type Config struct {
+	Realtime bool          // run at SCHED_FIFO and raise QEMU's threads during a save
+	InFlight int           // dumps at once; 0: one per core and one more
+	Deadline time.Duration // a save that takes longer is given up; 0: 10 s
+	Hung     time.Duration // a VM silent for this long no longer holds up others; 0: 250 ms
+}
+
+// realtimePriority of the saver's own thread: above every QEMU thread.
+const realtimePriority = 20
+
+// Saver is the thread and what it owns.
+type Saver struct {
+	config Config
+	epoll  int
+	wake   int // eventfd
+	done   chan struct{}
+	outage chan *Result // completed outage sequences, for the outage controller
+
+	mu       sync.Mutex
+	mailbox  []func() // run by the thread between saves
+	closed   bool
+	realtime bool // SCHED_FIFO was granted
+
+	// Owned by the thread.
+	targets []*Target // in order of priority
+	byFD    map[int32]*Target
+	sources []Source
+	pending []*Target // targets with a waiter
+	events  []unix.EpollEvent
+	input   []byte
+	active  bool // an outage lasts
+	trigger trigger
+	free    []*Result
+	result  *Result
+}
+
+// New starts the thread. Every Saver must be closed.
+func New(config Config) (*Saver, error) {
+	if config.InFlight <= 0 {
+		config.InFlight = runtime.NumCPU() + 1
+	}
+	if config.Deadline <= 0 {
+		config.Deadline = 10 * time.Second
+	}
+	if config.Hung <= 0 {
+		config.Hung = 250 * time.Millisecond
+	}
+	s := &Saver{
+		config: config,
+		done:   make(chan struct{}),
+		outage: make(chan *Result, 4),
+		byFD:   make(map[int32]*Target),
+		events: make([]unix.EpollEvent, 64),
+		input:  make([]byte, 4096),
+	}
+	var err error
+	if s.epoll, err = unix.EpollCreate1(unix.EPOLL_CLOEXEC); err != nil {
+		return nil, fmt.Errorf("epoll_create: %w", err)
+	}
+	if s.wake, err = unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK); err != nil {
+		unix.Close(s.epoll)
+		return nil, fmt.Errorf("eventfd: %w", err)
+	}
+	if err := s.watch(s.wake); err != nil {
+		unix.Close(s.epoll)
+		unix.Close(s.wake)
+		return nil, err
+	}
+	started := make(chan struct{})
+	go s.loop(started)
+	<-started
+	return s, nil
+}
+
+// Realtime reports whether the thread runs at SCHED_FIFO.
+func (s *Saver) Realtime() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.realtime
+}
+
+// Outages delivers the result of every save that a Source or Simulate announced.
+func (s *Saver) Outages() <-chan *Result { return s.outage }
+
+// Close ends the thread and closes every attached target. Guests are not touched.
+func (s *Saver) Close() {
+	s.call(context.Background(), func() error {
+		s.mu.Lock()
+		s.closed = true
+		s.mu.Unlock()
+		return nil
+	})
+	<-s.done
+}
+
+// AddSource watches a detector.
+func (s *Saver) AddSource(src Source) error {
+	return s.call(context.Background(), func() error {
+		if err := s.watch(src.FD()); err != nil {
+			return fmt.Errorf("watch %s: %w", src.Name(), err)
+		}
+		s.sources = append(s.sources, src)
+		return nil
+	})
+}
+
+// Attach hands a target to the thread, which from now on drains its events.
+func (s *Saver) Attach(t *Target) error {
+	return s.call(context.Background(), func() error {
+		if err := s.watch(t.conn); err != nil {
+			return fmt.Errorf("%s: watch emergency monitor: %w", t.Name(), err)
+		}
+		s.byFD[int32(t.conn)] = t
+		s.targets = append(s.targets, t)
+		slices.SortStableFunc(s.targets, func(a, b *Target) int { return b.opt.Priority - a.opt.Priority })
+		t.attached = true
+		s.reserve()
+		return nil
+	})
+}
+
+// Detach takes a target back; the caller closes it. Detaching twice is harmless.
+func (s *Saver) Detach(t *Target) {
+	s.call(context.Background(), func() error {
+		s.drop(t)
+		return nil
+	})
+}
+
+func (s *Saver) drop(t *Target) {
+	if !t.attached {
+		return
+	}
+	t.attached = false
+	unix.EpollCtl(s.epoll, unix.EPOLL_CTL_DEL, t.conn, nil)
+	delete(s.byFD, int32(t.conn))
+	s.targets = slices.DeleteFunc(s.targets, func(x *Target) bool { return x == t })
+	s.settle(t, errors.New("QEMU's emergency monitor is gone"))
+}
+
+// reserve makes everything a save of all targets needs, ahead of it.
+func (s *Saver) reserve() {
+	if n := 4 + len(s.targets) + len(s.sources); n > len(s.events) {
+		s.events = make([]unix.EpollEvent, 2*n)
+	}
+	s.free = s.free[:0]
+	for range 2 {
+		s.free = append(s.free, newResult(len(s.targets)))
+	}
+}
+
+// call runs fn on the thread and waits for it.
+func (s *Saver) call(ctx context.Context, fn func() error) error {
+	reply := make(chan error, 1)
+	s.mu.Lock()
+	if s.closed {
+		s.mu.Unlock()
+		return ErrClosed
+	}
+	s.mailbox = append(s.mailbox, func() { reply <- fn() })
+	s.mu.Unlock()
+	one := [8]byte{1}
+	unix.Write(s.wake, one[:])
+	select {
+	case err := <-reply:
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-s.done:
+		select {
+		case err := <-reply:
+			return err
+		default:
+			return ErrClosed
+		}
+	}
+}
+
+func (s *Saver) watch(fd int) error {
+	return unix.EpollCtl(s.epoll, unix.EPOLL_CTL_ADD, fd, &unix.EpollEvent{Events: unix.EPOLLIN, Fd: int32(fd)})
+}
+
+// loop is the thread.
+func (s *Saver) loop(started chan<- struct{}) {
+	runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
+	defer close(s.done)
+	if s.config.Realtime && setFIFO(0, realtimePriority) == nil {
+		s.mu.Lock()
+		s.realtime = true
+		s.mu.Unlock()
+	}
+	close(started)
+	for {
+		timeout := -1
+		if len(s.pending) > 0 {
+			timeout = 20
+		}
+		n := s.poll(timeout)
+		if s.triggered(n) {
+			s.run()
+			continue
+		}
+		s.serve(n)
+		s.expire(monotonic())
+		if s.handleMail() {
+			s.release()
+			return
+		}
+	}
+}
+
+// handleMail runs what callers left, and reports whether the Saver was closed.
+func (s *Saver) handleMail() bool {
+	s.mu.Lock()
+	mail := s.mailbox
+	s.mailbox = nil
+	s.mu.Unlock()
+	for _, fn := range mail {
+		fn()
+		if s.trigger.armed {
+			s.run()
+		}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.closed
+}
+
+func (s *Saver) release() {
+	for _, t := range slices.Clone(s.targets) {
+		s.drop(t)
+		t.Close()
+	}
+	unix.Close(s.epoll)
+	unix.Close(s.wake)
+	close(s.outage)
+}
+
+// serve drains the emergency monitors between saves, so that QEMU never waits
+// for us, and completes Arm and Cont.
+func (s *Saver) serve(n int) {
+	for i := range n {
+		t := s.byFD[s.events[i].Fd]
+		if t == nil {
+			continue
+		}
+		if !t.receive(monotonic()) {
+			s.drop(t)
+		}
+		if t.waiter != nil && t.waitFor == nil {
+			s.settle(t, nil)
+		}
+	}
+}

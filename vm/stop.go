@@ -1,0 +1,166 @@
+package vm
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+)
+
+// DefaultStopTimeout is how long a guest may take to power off.
+const DefaultStopTimeout = 60 * time.Second
+
+// Stop ends the guest: by the power button, or at once with force. A guest that
+// does not power off in time keeps running. Stopping a saved VM is refused: it has
+// no guest to stop, and its image is worth keeping.
+func (v *VM) Stop(ctx context.Context, force bool, timeout time.Duration) error {
+	end, err := v.begin("stop")
+	if err != nil {
+		return err
+	}
+	defer end()
+	s := v.State()
+	if s == Stopped {
+		return nil
+	}
+	if s == Failed && v.Process() == nil || s == Held {
+		return v.setIntent(IntentStopped)
+	}
+	if !s.alive() {
+		return v.wrongState("stop", "A saved VM has no running guest; give its image up with nvh rm --discard-image or resume it first.")
+	}
+	if s == Paused && !force {
+		return v.wrongState("stop", "A paused guest cannot power off: nvh resume it first, or use --force.")
+	}
+	was := v.intent()
+	if err := v.setIntent(IntentStopped); err != nil {
+		return err
+	}
+	if !force {
+		if err := v.powerDown(ctx, timeout); err != nil {
+			return errors.Join(err, v.setIntent(was))
+		}
+	}
+	if v.State() == Saved { // an outage came first
+		return v.wrongState("stop", "An outage saved it while it was asked to stop.")
+	}
+	v.endProcess()
+	return v.noteStopped("stopped by the operator")
+}
+
+func (v *VM) powerDown(ctx context.Context, timeout time.Duration) error {
+	if timeout <= 0 {
+		timeout = DefaultStopTimeout
+	}
+	p := v.Process()
+	if p == nil {
+		return nil
+	}
+	if err := p.SystemPowerdown(ctx); err != nil {
+		return fmt.Errorf("%s: ask the guest to power off: %w", v.Name(), err)
+	}
+	select {
+	case <-p.Exited():
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("%s: stop: %w", v.Name(), ctx.Err())
+	case <-time.After(timeout):
+		return WithRemedy(fmt.Errorf("%s: the guest did not power off within %s: %w", v.Name(), timeout, ErrState),
+			"It still runs. Give it longer with --timeout, or end it with nvh stop --force "+v.Name()+".")
+	}
+}
+
+func (v *VM) noteStopped(note string) error {
+	if v.area != nil {
+		if _, err := v.area.MarkStopped(note); err != nil {
+			return err
+		}
+	}
+	v.setState(Stopped, "")
+	return nil
+}
+
+// endProcess kills QEMU, if there is one, and lets go of it.
+func (v *VM) endProcess() {
+	v.mu.Lock()
+	p := v.process
+	v.mu.Unlock()
+	if p == nil {
+		return
+	}
+	if err := p.Kill(); err != nil {
+		v.env.Log.Error("end QEMU", "vm", v.Name(), "pid", p.PID(), "error", err)
+	}
+	v.forget()
+	os.Remove(v.runtimePath())
+}
+
+// forget lets go of the process, dead or alive.
+func (v *VM) forget() {
+	v.mu.Lock()
+	p, t := v.process, v.target
+	v.process, v.target, v.startedAt = nil, nil, time.Time{}
+	v.mu.Unlock()
+	if t != nil {
+		v.env.Saver.Detach(t)
+		t.Close()
+	}
+	if p != nil {
+		p.Close()
+	}
+}
+
+// Pause stops the vCPUs until Unpause.
+func (v *VM) Pause(ctx context.Context) error {
+	end, err := v.begin("pause")
+	if err != nil {
+		return err
+	}
+	defer end()
+	if s := v.State(); s != Running {
+		return v.wrongState("pause", "Only a running VM can be paused.")
+	}
+	if err := v.setIntent(IntentPaused); err != nil {
+		return err
+	}
+	if err := v.Process().Stop(ctx); err != nil {
+		return errors.Join(fmt.Errorf("%s: pause: %w", v.Name(), err), v.setIntent(IntentRunning))
+	}
+	if v.State() == Running {
+		v.setState(Paused, "")
+	}
+	return nil
+}
+
+// Unpause continues a paused VM.
+func (v *VM) Unpause(ctx context.Context) error {
+	end, err := v.begin("resume")
+	if err != nil {
+		return err
+	}
+	defer end()
+	if s := v.State(); s != Paused {
+		return v.wrongState("resume", "Only a paused VM can be resumed; nvh start resumes a saved one.")
+	}
+	v.mu.Lock()
+	t := v.target
+	v.mu.Unlock()
+	if err := v.env.Saver.Cont(t, nil, false); err != nil {
+		return fmt.Errorf("%s: resume: %w", v.Name(), err)
+	}
+	v.setState(Running, "")
+	return v.setIntent(IntentRunning)
+}
+
+// Close lets go of the VM when the daemon ends; QEMU goes on without us.
+func (v *VM) Close() {
+	v.mu.Lock()
+	v.closed = true
+	v.mu.Unlock()
+	v.forget()
+	v.watchers.Wait()
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.unmapState()
+}
