@@ -74,3 +74,24 @@ func (p *Process) hasEnded() bool {
 		return false
 	}
 }
+
+// KillPID ends a QEMU that nothing is known of but its pid, and waits until it is
+// gone.
+func KillPID(pid int) error {
+	fd, err := unix.PidfdOpen(pid, unix.PIDFD_NONBLOCK)
+	if errors.Is(err, unix.ESRCH) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("kill QEMU (pid %d): %w", pid, err)
+	}
+	defer unix.Close(fd)
+	if err := unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
+		return fmt.Errorf("kill QEMU (pid %d): %w", pid, err)
+	}
+	fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
+	if n, err := unix.Poll(fds, int(killGrace.Milliseconds())); err != nil || n == 0 {
+		return fmt.Errorf("kill QEMU (pid %d): still there after %v", pid, killGrace)
+	}
+	return nil
+}

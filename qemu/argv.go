@@ -80,8 +80,11 @@ func (l Launch) Command(rt Runtime) []string {
 	argv = append(argv, l.Args...)
 	argv = append(argv, l.privilegeArgs(rt)...)
 	if rt.Incoming {
-		// -S: the first instruction runs when the caller says so, not when the load ends.
-		argv = append(argv, "-incoming", "defer", "-S")
+		argv = append(argv, "-incoming", "defer")
+	}
+	if rt.Incoming || rt.Paused {
+		// The first instruction runs when the caller says so, not when the load ends.
+		argv = append(argv, "-S")
 	}
 	return argv
 }

@@ -53,6 +53,7 @@ type Runtime struct {
 	ConsoleLog string   // file that the guest's console output is appended to; empty: console.log in Dir
 	RAM        *Backing // nil: the RAM is DRAM and dies with the process (a volatile VM)
 	Incoming   bool     // waits for Load instead of booting
+	Paused     bool     // the first instruction waits for Cont
 	User       string   // user that QEMU becomes once everything is open; empty: stays the caller's
 }
 

@@ -59,6 +59,14 @@ func (p *Process) AgentPath() string { return p.rt.agentPath() }
 // Exited is closed when the process has ended, for whatever reason.
 func (p *Process) Exited() <-chan struct{} { return p.exited }
 
+// Released is closed when nobody watches the process any more: it has ended, or
+// Close let go of it.
+func (p *Process) Released() <-chan struct{} { return p.watching }
+
+// DumpsToFile tells whether this QEMU migrates to a "file:" URI, where an older one
+// takes a plain descriptor.
+func (p *Process) DumpsToFile() bool { return p.binary.Has(FeatureFileURI) == nil }
+
 // ExitReason says, once Exited is closed, why the process has ended: the guest
 // powered off, it was killed, or QEMU's last words.
 func (p *Process) ExitReason() string {

@@ -26,8 +26,9 @@ var ErrVersion = errors.New("the installed QEMU is not the one this VM is pinned
 const startTimeout = 2 * time.Minute
 
 // Start starts the machine l as a process of its own and returns once QEMU
-// answers and is prepared for saving. The guest runs, unless rt.Incoming is set:
-// then the process waits for Load. The process outlives this program.
+// answers and is prepared for saving. The guest runs, unless rt.Paused is set:
+// then it waits for Cont; or rt.Incoming: then the process waits for Load. The
+// process outlives this program.
 func Start(ctx context.Context, l Launch, rt Runtime) (*Process, error) {
 	p, err := start(ctx, l, rt)
 	if err != nil {

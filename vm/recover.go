@@ -19,8 +19,8 @@ import (
 type Outcome string
 
 const (
-	Adopted    Outcome = "adopted"     // its QEMU was running all the time
-	Resumed    Outcome = "resumed"     // continued from its image
+	Adopted    Outcome = "adopted" // its QEMU was running all the time
+	Resumed    Outcome = "resumed" // continued from its image
 	InPlace    Outcome = "resumed in place"
 	ColdBooted Outcome = "cold-booted"
 	HeldBack   Outcome = "held"

@@ -169,3 +169,15 @@ func awaitSettled(ctx context.Context, p *qemu.Process) error {
 		}
 	}
 }
+
+// Interrupted tells whether an outage stopped the VM, or kept it from starting:
+// what the end of the outage has to put right.
+func (v *VM) Interrupted() bool {
+	switch v.intent() {
+	case IntentRunning:
+		return v.State() != Running && v.State() != Held
+	case IntentPaused:
+		return v.State() != Paused && v.State() != Held
+	}
+	return false
+}

@@ -330,7 +330,6 @@ func (v *VM) keepAside() error {
 	return v.allocate()
 }
 
-
 // asideName is a name for a refused image that is still free: NAME.kept-GENERATION.
 func (v *VM) asideName() string {
 	var n uint64

@@ -52,7 +52,8 @@ func newUUID() (u record.UUID) {
 	return u
 }
 
-func parseUUID(s string) (u record.UUID, err error) {
+// ParseUUID reads the usual form of a UUID.
+func ParseUUID(s string) (u record.UUID, err error) {
 	raw, err := hex.DecodeString(strings.ReplaceAll(s, "-", ""))
 	if err != nil || len(raw) != len(u) {
 		return u, fmt.Errorf("%q is not a UUID", s)
@@ -107,7 +108,7 @@ func readStateFile(dir string) (stateFile, error) {
 	if err := json.Unmarshal(content, &f); err != nil {
 		return stateFile{}, fmt.Errorf("%s: %w", path, err)
 	}
-	if f.UUID, err = parseUUID(f.UUIDHex); err != nil {
+	if f.UUID, err = ParseUUID(f.UUIDHex); err != nil {
 		return stateFile{}, fmt.Errorf("%s: %w", path, err)
 	}
 	return f, nil

@@ -28,12 +28,12 @@ func (v *VM) watch(p *qemu.Process) {
 		}
 		v.noteEvent(event)
 	}
+	<-p.Released()
 	select {
 	case <-p.Exited():
-	case <-p.Closed():
-		return
+		v.processGone(p)
+	default: // let go of
 	}
-	v.processGone(p)
 }
 
 // noteEvent reports what a guest does that its operator should know.

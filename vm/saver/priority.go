@@ -26,6 +26,9 @@ func setScheduler(tid, policy, priority int) error {
 	return nil
 }
 
+// Now is the clock of all Steps: CLOCK_MONOTONIC in nanoseconds.
+func Now() int64 { return monotonic() }
+
 // monotonic is CLOCK_MONOTONIC in nanoseconds, the clock every timestamp of a
 // save is taken from; it is the same for all processes of a host.
 func monotonic() int64 {

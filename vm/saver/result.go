@@ -163,9 +163,15 @@ func (s *Saver) triggered(n int) bool {
 	return s.trigger.armed
 }
 
-// name gives the save its id: the wall-clock time.
+// name gives the save its id: the wall-clock time and what it is.
 func (tr *trigger) name(now time.Time) {
-	tr.idLen = len(now.UTC().AppendFormat(tr.id[:0], "20060102T150405.000Z"))
+	id := now.UTC().AppendFormat(tr.id[:0], "20060102T150405.000Z")
+	if tr.outage {
+		id = append(id, "-outage"...)
+	} else {
+		id = append(id, "-save"...)
+	}
+	tr.idLen = len(id)
 }
 
 // Simulate starts an outage as a detector would. The result also goes to Outages.

@@ -165,6 +165,15 @@ func (t *Target) Close() {
 // Name is the VM's name.
 func (t *Target) Name() string { return t.opt.Name }
 
+// DiskIdentities are the disks as they were when the target was connected.
+func (t *Target) DiskIdentities() []record.DiskIdentity {
+	ids := make([]record.DiskIdentity, len(t.opt.Disks))
+	for i, d := range t.opt.Disks {
+		ids[i] = d.Identity
+	}
+	return ids
+}
+
 // dialMonitor connects to a QMP socket and completes the handshake in blocking
 // mode with deadlines, then switches the descriptor to non-blocking.
 func dialMonitor(ctx context.Context, path string) (int, error) {

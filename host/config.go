@@ -1,0 +1,142 @@
+package host
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/BurntSushi/toml"
+	"golang.org/x/sys/unix"
+
+	"github.com/nv-hypervisor/nv-hypervisor/nvram"
+	"github.com/nv-hypervisor/nv-hypervisor/pod/signal"
+	"github.com/nv-hypervisor/nv-hypervisor/vm"
+)
+
+// DefaultConfigPath is read when nvhd is given no other.
+const DefaultConfigPath = "/etc/nvh/nvhd.toml"
+
+// Config is nvhd.toml. Every key has a default; an unknown key is an error.
+type Config struct {
+	StateDir   string       `toml:"state_dir"`   // definitions, timelines, logs; must survive a boot
+	RuntimeDir string       `toml:"runtime_dir"` // sockets; may vanish at boot, keep it short
+	Socket     string       `toml:"socket"`      // of the API
+	Group      string       `toml:"group"`       // whose members may use the API
+	Signal     string       `toml:"signal"`      // that announces an outage: SIGPWR, SIGUSR1, SIGUSR2
+	QEMU       string       `toml:"qemu"`        // binary for VMs that name none
+	QEMUUser   string       `toml:"qemu_user"`   // user that QEMU runs as; empty: the daemon's
+	Realtime   bool         `toml:"realtime"`    // real-time priority and locked memory for the save
+	InFlight   int          `toml:"in_flight"`   // dumps at once; 0: cores + 1
+	Parallel   int          `toml:"parallel"`    // VMs resumed at once; 0: cores
+	Pools      []PoolConfig `toml:"pool"`        // the first is the default pool
+
+	path     string // file it was read from
+	implicit bool   // the pool is the built-in one
+}
+
+// PoolConfig names an initialised pool.
+type PoolConfig struct {
+	Name string `toml:"name"`
+	Path string `toml:"path"`
+}
+
+// defaults, as documented in nvhd.toml(5).
+func defaults() Config {
+	return Config{
+		StateDir: "/var/lib/nvh", RuntimeDir: "/run/nvh", Signal: "SIGPWR", Realtime: true,
+		QEMU: "/usr/bin/qemu-system-x86_64",
+	}
+}
+
+// builtinPool is used when no pool is configured.
+const builtinPool = "/dev/shm/nvh"
+
+// ReadConfig reads a configuration. With an empty path it reads the default file,
+// which may be missing.
+func ReadConfig(path string) (Config, error) {
+	c := defaults()
+	file := path
+	if file == "" {
+		file = DefaultConfigPath
+	}
+	content, err := os.ReadFile(file)
+	switch {
+	case err == nil:
+		c.path = file
+	case path == "" && errors.Is(err, fs.ErrNotExist):
+	default:
+		return c, fmt.Errorf("read configuration: %w", err)
+	}
+	meta, err := toml.Decode(string(content), &c)
+	if err != nil {
+		return c, fmt.Errorf("%s: %w", file, err)
+	}
+	if unknown := meta.Undecoded(); len(unknown) > 0 {
+		return c, fmt.Errorf("%s: unknown key %q; see nvhd.toml(5)", file, unknown[0])
+	}
+	return c, c.complete()
+}
+
+// complete fills in what follows from other keys and checks the rest.
+func (c *Config) complete() error {
+	if c.Socket == "" {
+		c.Socket = filepath.Join(c.RuntimeDir, "nvhd.sock")
+	}
+	if len(c.Pools) == 0 {
+		c.implicit = true
+		c.Pools = []PoolConfig{{Name: "default", Path: builtinPool}}
+	}
+	for _, dir := range []string{c.StateDir, c.RuntimeDir} {
+		if !filepath.IsAbs(dir) {
+			return fmt.Errorf("configuration: %q is not an absolute path", dir)
+		}
+	}
+	// The longest socket of a VM must fit into sockaddr_un.
+	longest := filepath.Join(c.RuntimeDir, "vms", "x", "emergency.sock")
+	if len(longest) > maxSocketPath {
+		return fmt.Errorf("configuration: runtime_dir %s is too long: a VM's sockets below it would exceed the %d bytes of a unix socket's path; choose a shorter one",
+			c.RuntimeDir, maxSocketPath)
+	}
+	if _, err := signal.Parse(c.Signal); err != nil {
+		return fmt.Errorf("configuration: %w", err)
+	}
+	seen := map[string]bool{}
+	for _, p := range c.Pools {
+		if err := nvram.CheckName(p.Name); err != nil {
+			return fmt.Errorf("configuration: pool name: %w", err)
+		}
+		if seen[p.Name] {
+			return fmt.Errorf("configuration: two pools are named %q", p.Name)
+		}
+		if !filepath.IsAbs(p.Path) {
+			return fmt.Errorf("configuration: path %q of pool %s is not absolute", p.Path, p.Name)
+		}
+		seen[p.Name] = true
+	}
+	return nil
+}
+
+// maxSocketPath is what sockaddr_un holds, without the final NUL.
+const maxSocketPath = 107
+
+// OutageSignal is the signal that announces an outage.
+func (c *Config) OutageSignal() unix.Signal {
+	s, _ := signal.Parse(c.Signal) // checked by complete
+	return s
+}
+
+// makeBuiltinPool initialises the built-in pool in half of what /dev/shm has free.
+func makeBuiltinPool(path string) error {
+	if _, err := os.Stat(path); err == nil {
+		return nil
+	}
+	var st unix.Statfs_t
+	if err := unix.Statfs(filepath.Dir(path), &st); err != nil {
+		return fmt.Errorf("look at %s: %w", filepath.Dir(path), err)
+	}
+	size := nvram.Bytes(st.Bavail) * nvram.Bytes(st.Bsize) / 2 / nvram.Alignment * nvram.Alignment
+	err := nvram.Init(nvram.InitOptions{Path: path, Kind: nvram.KindShm, Size: size})
+	return vm.WithRemedy(err, "Configure a pool in "+DefaultConfigPath+".")
+}

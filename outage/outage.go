@@ -1,0 +1,264 @@
+// Package outage turns what the saver did in an outage into what operators see:
+// states, events, a timeline on disk; and, when power comes back before the host
+// dies, continues the guests in place.
+//
+//	         event (signal, simulate)            power back (Clear)
+//	idle ───────────────────────────▶ active ───────────────────────▶ clearing ──▶ idle
+//	                                    │ the host dies: nothing more happens here;
+//	                                    ▼ the next daemon recovers from the records
+//
+// The saves themselves are over when this package hears of them: nothing here
+// stands between an event and a commit. A timeline is on disk, fsynced, as soon as
+// possible after the last commit. Should the power fail before that, the next
+// daemon rebuilds it from the save records, which carry their own steps.
+package outage
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/nv-hypervisor/nv-hypervisor/vm"
+	"github.com/nv-hypervisor/nv-hypervisor/vm/saver"
+)
+
+// ErrNoOutage is Clear without an outage.
+var ErrNoOutage = errors.New("no outage is in progress")
+
+// Fleet is what the controller needs of the host.
+type Fleet interface {
+	// VM finds a VM by name; nil when it is gone.
+	VM(name string) *vm.VM
+	// Ordered lists all VMs, highest priority first.
+	Ordered() []*vm.VM
+	// Notify publishes an event; it does not block.
+	Notify(event, vm string, data map[string]string)
+}
+
+// Controller follows outages.
+type Controller struct {
+	saver  *saver.Saver
+	store  *Store
+	fleet  Fleet
+	clock  *Clock
+	log    *slog.Logger
+	done   chan struct{}
+	resume int // guests continued at once
+
+	clearing sync.Mutex // one Clear at a time
+
+	mu      sync.Mutex // guards what follows
+	active  *Timeline
+	waiters []chan Timeline
+}
+
+// New starts following the saver's outages; the controller ends when the saver is
+// closed, and Wait waits for that.
+func New(s *saver.Saver, store *Store, fleet Fleet, clock *Clock, log *slog.Logger, parallel int) *Controller {
+	c := &Controller{saver: s, store: store, fleet: fleet, clock: clock, log: log, done: make(chan struct{}), resume: max(1, parallel)}
+	go func() {
+		defer close(c.done)
+		for r := range s.Outages() {
+			c.noteOutage(r)
+		}
+	}()
+	return c
+}
+
+// Wait returns when the saver is closed and its last outage has been noted.
+func (c *Controller) Wait() { <-c.done }
+
+// Active is the timeline of the outage in progress, or nil.
+func (c *Controller) Active() *Timeline {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.active
+}
+
+// noteOutage takes note of a finished sequence.
+func (c *Controller) noteOutage(r *saver.Result) {
+	t := c.clock.Timeline(r)
+	c.fleet.Notify("outage-begin", "", map[string]string{"id": t.ID, "source": t.Source})
+	for _, v := range r.VMs {
+		if m := c.fleet.VM(v.Name); m != nil {
+			m.NoteSaved(v, r.ID)
+		}
+	}
+	if err := c.store.Put(t); err != nil {
+		c.log.Error("keep the timeline", "outage", t.ID, "error", err)
+	}
+	c.fleet.Notify("outage-committed", "", map[string]string{"id": t.ID, "outcome": t.Outcome})
+	c.log.Warn("outage", "id", t.ID, "source", t.Source, "outcome", t.Outcome, "duration", t.Duration.Duration())
+	c.mu.Lock()
+	c.active = &t
+	for _, w := range c.waiters {
+		w <- t
+	}
+	c.waiters = nil
+	c.mu.Unlock()
+}
+
+// Simulate announces an outage as a detector would and returns its timeline once
+// every VM is saved. The guests stay stopped until Clear.
+func (c *Controller) Simulate(ctx context.Context) (Timeline, error) {
+	event := saver.Now()
+	w := make(chan Timeline, 1)
+	c.mu.Lock()
+	c.waiters = append(c.waiters, w)
+	c.mu.Unlock()
+	err := c.saver.Simulate(ctx, event)
+	if errors.Is(err, saver.ErrOutage) {
+		err = vm.WithRemedy(fmt.Errorf("%w: %w", err, vm.ErrState), "End it with nvh outage clear.")
+	}
+	if err != nil {
+		return Timeline{}, err
+	}
+	select {
+	case t := <-w:
+		return t, nil
+	case <-ctx.Done():
+		return Timeline{}, ctx.Err()
+	}
+}
+
+// Clear says that power is back. Every guest the outage stopped continues in
+// place, highest priority first, and its image is void; whatever could not be
+// started during the outage is started now.
+func (c *Controller) Clear(ctx context.Context) (Timeline, error) {
+	c.clearing.Lock()
+	defer c.clearing.Unlock()
+	c.mu.Lock()
+	active := c.active
+	c.mu.Unlock()
+	if active == nil {
+		return Timeline{}, vm.WithRemedy(fmt.Errorf("%w: %w", ErrNoOutage, vm.ErrState), "Nothing to clear.")
+	}
+	back := saver.Now()
+	if err := c.saver.Clear(); err != nil {
+		return Timeline{}, err
+	}
+	c.mu.Lock()
+	c.active = nil
+	c.mu.Unlock()
+	t := *active
+	t.Outcome = "resumed in place"
+	t.VMs = append([]VMTimeline(nil), t.VMs...)
+	err := c.continueAll(ctx, &t)
+	t.Steps = append(t.Steps, Step{Name: "clear", Start: since(t.EventNS, back), End: since(t.EventNS, saver.Now())})
+	c.fleet.Notify("outage-clear", "", map[string]string{"id": t.ID})
+	return t, errors.Join(err, c.store.Put(t))
+}
+
+// continueAll continues what the outage stopped or kept from starting.
+func (c *Controller) continueAll(ctx context.Context, t *Timeline) error {
+	var mu sync.Mutex
+	var errs []error
+	Parallel(c.resume, c.fleet.Ordered(), func(m *vm.VM) {
+		if !m.Interrupted() {
+			return
+		}
+		start := saver.Now()
+		err := m.ResumeInPlace(ctx)
+		step := Step{Name: "cont", Start: since(t.EventNS, start), End: since(t.EventNS, saver.Now())}
+		mu.Lock()
+		defer mu.Unlock()
+		if err != nil {
+			errs = append(errs, err)
+		}
+		note(t, m, step, err)
+	})
+	return errors.Join(errs...)
+}
+
+func note(t *Timeline, m *vm.VM, step Step, err error) {
+	for i := range t.VMs {
+		if t.VMs[i].Name != m.Name() {
+			continue
+		}
+		v := &t.VMs[i]
+		v.Steps = append(append([]Step(nil), v.Steps...), step)
+		v.Outcome = "resumed in place"
+		if err != nil {
+			v.Outcome, v.Reason = "failed", err.Error()
+		}
+		return
+	}
+}
+
+// Parallel calls fn for each VM in order, at most n at once, and waits for all.
+func Parallel(n int, vms []*vm.VM, fn func(*vm.VM)) {
+	var wg sync.WaitGroup
+	slots := make(chan struct{}, max(1, n))
+	for _, m := range vms {
+		slots <- struct{}{}
+		wg.Go(func() {
+			defer func() { <-slots }()
+			fn(m)
+		})
+	}
+	wg.Wait()
+}
+
+// Clock relates CLOCK_MONOTONIC to wall-clock time and to one boot of the host.
+type Clock struct{ BootID string }
+
+// Timeline gives the result of a save its lasting form.
+func (c *Clock) Timeline(r *saver.Result) Timeline {
+	t := Timeline{
+		ID: r.ID, Kind: "save", Source: r.Source, EventNS: r.EventNS, BootID: c.BootID,
+		Event: c.Wall(r.EventNS), Outcome: "saved",
+	}
+	if r.Outage {
+		t.Kind = "outage"
+	}
+	t.Steps = []Step{{Name: "wake", Start: 0, End: since(r.EventNS, r.WokenNS)}}
+	for _, v := range r.VMs {
+		vt := VMTimeline{Name: v.Name, Priority: v.Priority, Volatile: v.Volatile, StateSize: int64(v.StateSize)}
+		vt.Steps = Steps(r.EventNS, v.Steps)
+		switch {
+		case v.Committed:
+			vt.Outcome = "committed"
+		case v.Paused:
+			vt.Outcome = "paused"
+		default:
+			vt.Outcome, t.Outcome = "failed", "incomplete"
+		}
+		if v.Err != nil {
+			vt.Reason = v.Err.Error()
+		}
+		t.VMs = append(t.VMs, vt)
+	}
+	t.Close()
+	return t
+}
+
+// Wall is the wall-clock time of an instant of this boot's CLOCK_MONOTONIC.
+func (c *Clock) Wall(ns int64) time.Time {
+	return time.Now().Add(time.Duration(ns - saver.Now())).UTC()
+}
+
+// Steps converts a VM's steps.
+func Steps(eventNS int64, steps []saver.Step) []Step {
+	out := make([]Step, 0, len(steps))
+	for _, s := range steps {
+		out = append(out, Step{Name: s.Name, Start: since(eventNS, s.Start), End: since(eventNS, s.End)})
+	}
+	return out
+}
+
+func since(eventNS, ns int64) Micros { return MicrosOf(time.Duration(ns - eventNS)) }
+
+// Close computes the duration: event to the end of the last step.
+func (t *Timeline) Close() {
+	for _, v := range t.VMs {
+		for _, s := range v.Steps {
+			t.Duration = max(t.Duration, s.End)
+		}
+	}
+	for _, s := range t.Steps {
+		t.Duration = max(t.Duration, s.End)
+	}
+}
