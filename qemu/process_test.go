@@ -9,6 +9,7 @@ import (
 
 	"github.com/nv-hypervisor/nv-hypervisor/nvram"
 	"github.com/nv-hypervisor/nv-hypervisor/qemu"
+	"github.com/nv-hypervisor/nv-hypervisor/qemu/qemutest"
 )
 
 const testUUID = "6f1b2c3d-0000-4000-8000-00000000002a"
@@ -67,11 +68,13 @@ func start(t *testing.T, l qemu.Launch, rt qemu.Runtime) *qemu.Process {
 }
 
 func TestDumpKillLoadCont(t *testing.T) {
-	b, err := qemu.Probe(testContext(t), "")
-	if err != nil {
-		t.Fatal(err)
+	for _, b := range qemutest.Binaries(t) {
+		t.Run(b.Version, func(t *testing.T) { testDump(t, b) })
 	}
-	t.Logf("%+v", b.Version)
+}
+
+func testDump(t *testing.T, b *qemu.Binary) {
+	t.Logf("%+v", b)
 	ctx := testContext(t)
 	l := pin(t, b, qemu.Guest{Memory: 64 * nvram.MiB, CPUs: 2, Accel: "tcg"})
 	rt := newRuntime(t, l.Memory)
@@ -95,6 +98,8 @@ func TestDumpKillLoadCont(t *testing.T) {
 	if err := p.Kill(); err != nil {
 		t.Fatal(err)
 	}
+	out, _ := os.ReadFile(filepath.Join(rt.Dir, "qemu.log"))
+	t.Log(string(out))
 	t.Log(p.ExitReason())
 	rt.Incoming = true
 	q := start(t, l, rt)
