@@ -60,7 +60,9 @@ func (h *host) do(t *rapid.T, operation func() error) bool {
 		if cs.Point > point {
 			break
 		}
-		h.image = append(h.image[:0], cs.Image...)
+		if cs.Point == point {
+			h.image = append(h.image[:0], cs.Image...)
+		}
 	}
 	returned := point == h.rec.Len() && err == nil
 	h.boot(t)
