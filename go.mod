@@ -15,4 +15,5 @@ require (
 	go.uber.org/goleak v1.3.0
 	go.yaml.in/yaml/v3 v3.0.4
 	golang.org/x/sys v0.49.0
+	pgregory.net/rapid v1.3.0
 )
