@@ -17,6 +17,11 @@ import (
 // cannot be recovered does not stop the others.
 func (h *Host) Recover(ctx context.Context, startNS int64) (outage.Timeline, error) {
 	t := h.newTimeline("recovery", "boot", startNS)
+	defer func() {
+		h.mu.Lock()
+		h.recovering = false
+		h.mu.Unlock()
+	}()
 	t.Steps = []outage.Step{{Name: "open", End: outage.MicrosOf(time.Duration(saver.Now() - startNS))}}
 	h.rebuildTimelines()
 	var mu sync.Mutex
