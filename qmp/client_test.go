@@ -1,7 +1,6 @@
 package qmp_test
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -340,9 +339,6 @@ func TestBrokenConnection(t *testing.T) {
 		{"second greeting", func(s *qmptest.Server, _ *qmptest.Request) {
 			s.Write([]byte(`{"QMP":{"version":{"qemu":{"major":7,"minor":2,"micro":0}}}}` + "\n"))
 		}, qmp.ErrProtocol, "second greeting"},
-		{"endless line", func(s *qmptest.Server, _ *qmptest.Request) {
-			s.Write(bytes.Repeat([]byte(" "), qmp.MaxLine+64<<10))
-		}, qmp.ErrLineTooLong, ""},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			monitor := qmptest.Start(t)

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"strings"
 	"testing"
@@ -20,6 +21,15 @@ func (p pipe) WriteMsgUnix([]byte, []byte, *net.UnixAddr) (int, int, error) {
 	return 0, 0, errors.New("a pipe passes no files")
 }
 
+// Write reports a closed pipe as a socket would.
+func (p pipe) Write(b []byte) (int, error) {
+	n, err := p.Conn.Write(b)
+	if errors.Is(err, io.ErrClosedPipe) {
+		err = net.ErrClosed
+	}
+	return n, err
+}
+
 // newPipe returns a negotiated client and QEMU's end, with what is read from it.
 func newPipe(t *testing.T) (*Client, net.Conn, *bufio.Reader) {
 	near, far := net.Pipe()
@@ -29,7 +39,7 @@ func newPipe(t *testing.T) (*Client, net.Conn, *bufio.Reader) {
 		line, _ := commands.ReadString('\n')
 		fmt.Fprintf(far, `{"return":{},%s}`+"\n", line[1:strings.IndexByte(line, ',')])
 	}()
-	client, err := newClient(t.Context(), pipe{near})
+	client, err := newClient(t.Context(), pipe{near}, 1<<20)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -84,6 +94,20 @@ func TestStalledWithinACommand(t *testing.T) {
 			t.Errorf("client ended with %v", err)
 		}
 	})
+}
+
+// A line without end does not fill the memory.
+func TestEndlessLine(t *testing.T) {
+	client, far, _ := newPipe(t)
+	for chunk := make([]byte, 64<<10); ; {
+		if _, err := far.Write(chunk); err != nil {
+			break // the client has had enough
+		}
+	}
+	<-client.Done()
+	if err := client.Err(); !errors.Is(err, ErrLineTooLong) || !errors.Is(err, ErrProtocol) {
+		t.Errorf("client ended with %v", err)
+	}
 }
 
 func TestNextWaitsForItsContext(t *testing.T) {
