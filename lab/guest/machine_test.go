@@ -193,6 +193,9 @@ func (m *machine) hmp(command string) {
 		m.t.Fatal(err)
 	}
 	defer conn.Close()
+	if err := conn.SetDeadline(time.Now().Add(patience)); err != nil {
+		m.t.Fatal(err)
+	}
 	if _, err := io.WriteString(conn, command+"\n"); err != nil {
 		m.t.Fatal(err)
 	}
