@@ -26,10 +26,9 @@ const (
 type scenario struct {
 	name    string
 	layout  Layout
-	prepare func(*core) error          // on a new pool; nil: there is no pool
-	damage  func(image []byte)         // to the prepared pool, at rest
-	run     func(*core) error          // the operation
-	before  func(image []byte) outcome // what is there before; nil: what recovery says of the prepared image
+	prepare func(*core) error  // on a new pool; nil: there is no pool
+	damage  func(image []byte) // to the prepared pool, at rest
+	run     func(*core) error  // the operation
 }
 
 // outcome is what recovery says of an image: the regions, or why it is no pool.

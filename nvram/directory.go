@@ -73,7 +73,9 @@ func (e *entry) match(id identity, err error) error {
 	case id.inode != e.inode || id.birth != e.birth && id.birth != 0 && e.birth != 0:
 		return &problem{ErrReplaced, fmt.Sprintf("region %q: %s%s is not the file that was allocated (inode %d born %d, not %d born %d)",
 			e.name, regionPrefix, e.id, id.inode, id.birth, e.inode, e.birth), lostRemedy}
-	case id.size != e.size:
+	case id.size > e.size:
+		return &problem{ErrReplaced, fmt.Sprintf("region %q: its file %s%s has grown to %v from %v", e.name, regionPrefix, e.id, id.size, e.size), lostRemedy}
+	case id.size < e.size:
 		return &problem{ErrTruncated, fmt.Sprintf("region %q: its file %s%s has %v, not %v", e.name, regionPrefix, e.id, id.size, e.size), lostRemedy}
 	}
 	return nil
