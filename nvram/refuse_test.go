@@ -79,7 +79,7 @@ func TestRefusals(t *testing.T) {
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
 			forEachCase(t, func(t *testing.T, c poolCase, path string) {
-				c.init(t, path, 16*MiB)
+				c.init(t, path, 6*MiB)
 				p := mustOpen(t, path)
 				mustAlloc(t, p, Request{"a", MiB, UseUser}, Request{"b", MiB, UseUser})
 				must(t, p.Close())
@@ -116,7 +116,7 @@ func wantInit(t *testing.T, c poolCase, path, file string, want error) {
 	t.Helper()
 	before, err := os.ReadFile(file)
 	must(t, err)
-	o := InitOptions{Path: path, Kind: c.kind, Size: 16 * MiB}
+	o := InitOptions{Path: path, Kind: c.kind, Size: 6 * MiB}
 	if want != ErrNotPool {
 		wantError(t, Init(o), want, path)
 		after, err := os.ReadFile(file)
@@ -146,7 +146,7 @@ func TestOneDamagedPlaceIsRepaired(t *testing.T) {
 	for place, off := range places {
 		t.Run(place, func(t *testing.T) {
 			forEachCase(t, func(t *testing.T, c poolCase, path string) {
-				c.init(t, path, 16*MiB)
+				c.init(t, path, 4*MiB)
 				p := mustOpen(t, path)
 				want := mustAlloc(t, p, Request{"a", MiB, UseUser})
 				must(t, p.Close())

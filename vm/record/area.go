@@ -51,10 +51,6 @@ func (a *Area) latest() (Record, error) {
 	return Record{}, fmt.Errorf("VM %q: %w (copy 0: %w; copy 1: %w)", a.id.Name, ErrNoRecord, c[0].err, c[1].err)
 }
 
-// plausible bounds the counters believed of a damaged record: no VM has seen
-// as many events.
-const plausible = 1 << 40
-
 // highest returns the record to count on from: the current one or, when there
 // is none, an empty one with the highest counters that the damaged copies
 // show, so that a number is not used for two things if it can be helped.

@@ -12,7 +12,7 @@ import (
 )
 
 // statesPerPoint bounds the crash states tried after each event of a history.
-const statesPerPoint = 60
+const statesPerPoint = 200
 
 // crashCase is an operation that a power cut must not tear.
 type crashCase struct {
@@ -111,7 +111,7 @@ var crashCases = []crashCase{
 	},
 }
 
-func open(t *testing.T, mem nvram.Memory) *Area {
+func open(t testing.TB, mem nvram.Memory) *Area {
 	t.Helper()
 	a, err := Open(mem)
 	return must(t, a, err)
@@ -244,25 +244,28 @@ func (tc crashCase) crash(t *testing.T, seed int64, drop func(*nvramtest.Recorde
 	if tc.setup != nil {
 		tc.setup(t, base)
 	}
-	rec := nvramtest.NewRecorder(base)
+	before, err := observe(base, true)
+	check(t, err)
+	mem := newRecorded(base, pack(base))
+	rec := mem.rec
 	drop(rec)
 	type owed struct {
 		from    int
 		promise promise
 	}
 	var promises []owed
-	tc.run(t, rec, func(p promise) { promises = append(promises, owed{rec.Len(), p}) })
+	tc.run(t, mem, func(p promise) { promises = append(promises, owed{rec.Len(), p}) })
 
-	before, err := observe(base, true)
-	check(t, err)
-	after, err := observe(rec.Bytes(), false)
+	after, err := observe(mem.Bytes(), false)
 	check(t, err)
 	if before == after {
 		t.Fatal("the operation changes nothing that recovery sees")
 	}
 	sawBefore, sawAfter := false, false
+	region := make(dram, len(base))
 	for cs := range rec.CrashStates(statesPerPoint, seed) {
-		got, err := observe(cs.Image, tc.formatting)
+		unpack(region, cs.Image)
+		got, err := observe(region, tc.formatting)
 		switch {
 		case err != nil:
 			return rec, fmt.Errorf("%s: %w", cs.Desc, err)
@@ -276,7 +279,7 @@ func (tc crashCase) crash(t *testing.T, seed int64, drop func(*nvramtest.Recorde
 			if cs.Point < p.from {
 				continue
 			}
-			if err := p.promise(cs.Image); err != nil {
+			if err := p.promise(region); err != nil {
 				return rec, fmt.Errorf("%s: %w", cs.Desc, err)
 			}
 		}

@@ -44,8 +44,10 @@ func FuzzRegion(f *testing.F) {
 	for _, sealed := range []bool{false, true} {
 		f.Add([]byte(mem[:144]), []byte(mem[copyAt(0):][:recordSize]), []byte(mem[copyAt(1):][:recordSize]), []byte(launch), sealed)
 	}
+	region := make(dram, RegionSize(testSlot))
 	f.Fuzz(func(t *testing.T, header, copy0, copy1, launch []byte, sealed bool) {
-		mem := make(dram, 2<<20)
+		mem := region
+		clear(mem)
 		copy(mem[:headerSize], header)
 		copy(mem[copyAt(0):][:recordSize], copy0)
 		copy(mem[copyAt(1):][:recordSize], copy1)

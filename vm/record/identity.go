@@ -39,16 +39,23 @@ func (a *Area) Identity() Identity { return a.id }
 // whatever the region held is lost. It is durable when Format returns; cut
 // short, it leaves what was there or an area that Open refuses with [ErrNotArea].
 func Format(mem nvram.Memory, id Identity) error {
-	if err := id.validate(len(mem.Bytes())); err != nil {
+	err := id.validate(len(mem.Bytes()))
+	if err == nil {
+		err = format(mem, id)
+	}
+	if err != nil {
 		return fmt.Errorf("format state region of VM %q: %w", id.Name, err)
 	}
+	return nil
+}
+
+func format(mem nvram.Memory, id Identity) error {
 	// The old header goes first: it must not be found before a wiped record.
 	if get64(mem.Bytes(), headerWordAt) != 0 {
 		if err := storeWord(mem, headerWordAt, 0); err != nil {
-			return fmt.Errorf("format state region of VM %q: %w", id.Name, err)
+			return err
 		}
 	}
-
 	first := Record{Sequence: 1, Status: StatusNone, Slot: -1, Launch: LaunchRef{Index: -1}}
 	body := first.encode(id.VM)
 	put64(body, wordAt, recordWord(body))
@@ -61,12 +68,9 @@ func Format(mem nvram.Memory, id Identity) error {
 	mem.Store(headerWordAt+wordSize, header[headerWordAt+wordSize:])
 	mem.Flush(0, headerSize)
 	if err := mem.Fence(); err != nil {
-		return fmt.Errorf("format state region of VM %q: %w", id.Name, err)
+		return err
 	}
-	if err := storeWord(mem, headerWordAt, headerWord(header)); err != nil {
-		return fmt.Errorf("format state region of VM %q: %w", id.Name, err)
-	}
-	return nil
+	return storeWord(mem, headerWordAt, headerWord(header))
 }
 
 // Open reads the header of an area and changes nothing. Its errors are

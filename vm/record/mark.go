@@ -23,7 +23,8 @@ func (a *Area) MarkRunning(launch LaunchRef) (Record, error) {
 // MarkResumed records that the image of saved, a record that Latest returned,
 // is resumed: next generation, running. The guest may run only after it
 // returned without error. Of all callers with the same image one succeeds; the
-// others get [ErrSuperseded] or [ErrBusy]. The record keeps what saved said of
+// others get [ErrSuperseded] or [ErrBusy]. After the memory's own error the image
+// may be gone, but the guest has not run. The record keeps what saved said of
 // the save, so its timeline is not lost with the image.
 func (a *Area) MarkResumed(saved Record) (Record, error) {
 	return a.resume("mark resumed", saved, "")
@@ -79,11 +80,11 @@ func (a *Area) mark(step string, next func(now Record) (Record, error)) (Record,
 		return Record{}, a.name(step, err)
 	}
 	r.Sequence = now.Sequence + 1
-	for r.Sequence <= current {
+	if r.Sequence <= current {
 		// The medium has lost the current record. An old number must not be used
 		// again, or a save armed against it would find nothing changed; nor may
-		// the other copy be, which holds what is left.
-		r.Sequence += 2
+		// the other copy be, which holds what is left: so step on by an even number.
+		r.Sequence += (current-r.Sequence)/2*2 + 2
 	}
 	r.RAM, r.RAMSize = a.id.RAM, a.id.RAMSize
 	if err := r.validate(); err != nil {

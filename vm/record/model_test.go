@@ -6,16 +6,15 @@ import (
 	"testing"
 
 	"pgregory.net/rapid"
-
-	"github.com/nv-hypervisor/nv-hypervisor/nvram/nvramtest"
 )
 
 // host is a VM's region on a host whose power fails, with what an observer
 // from outside knows. An image is known by its content, which is never repeated.
 type host struct {
-	image     []byte // the region, as the medium has it
+	image     []byte // the region, packed, as the medium has it
+	region    dram
+	mem       *recorded
 	area      *Area
-	rec       *nvramtest.Recorder
 	damaged   bool              // the medium has lost something since the last mark
 	ran       uint64            // highest generation in which a guest ran
 	saves     int               // images made, and the source of their content
@@ -29,16 +28,16 @@ func newHost(t *rapid.T) *host {
 	if err := Format(mem, testIdentity); err != nil {
 		t.Fatal(err)
 	}
-	h := &host{image: mem, used: map[string]uint64{}}
+	h := &host{image: pack(mem), region: mem, used: map[string]uint64{}}
 	h.boot(t)
 	return h
 }
 
 // boot opens the region as a host does that has just started.
 func (h *host) boot(t *rapid.T) {
-	h.rec = nvramtest.NewRecorder(h.image)
+	h.mem = newRecorded(h.region, h.image)
 	var err error
-	if h.area, err = Open(h.rec); err != nil {
+	if h.area, err = Open(h.mem); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -46,17 +45,17 @@ func (h *host) boot(t *rapid.T) {
 // do runs an operation and perhaps lets the power fail in it, or right after.
 // It reports whether the caller lived to see it return.
 func (h *host) do(t *rapid.T, operation func() error) bool {
-	h.image = append(h.image[:0], h.rec.Bytes()...)
+	h.image = append(h.image[:0], h.mem.rec.Bytes()...)
 	h.boot(t)
 	err := operation()
 	h.cut = rapid.IntRange(0, 2).Draw(t, "cut") == 0
 	if !h.cut {
 		return err == nil
 	}
-	point := rapid.IntRange(0, h.rec.Len()).Draw(t, "point")
+	point := rapid.IntRange(0, h.mem.rec.Len()).Draw(t, "point")
 	states := rapid.IntRange(1, 6).Draw(t, "states")
 	seed := rapid.Int64().Draw(t, "seed")
-	for cs := range h.rec.CrashStates(states, seed) {
+	for cs := range h.mem.rec.CrashStates(states, seed) {
 		if cs.Point > point {
 			break
 		}
@@ -64,7 +63,7 @@ func (h *host) do(t *rapid.T, operation func() error) bool {
 			h.image = append(h.image[:0], cs.Image...)
 		}
 	}
-	returned := point == h.rec.Len() && err == nil
+	returned := point == h.mem.rec.Len() && err == nil
 	h.boot(t)
 	return returned
 }
@@ -173,9 +172,9 @@ func (h *host) stop(t *rapid.T) {
 func (h *host) damage(t *rapid.T) {
 	for range rapid.IntRange(1, 3).Draw(t, "flips") {
 		at := copyAt(rapid.Uint64Range(0, 1).Draw(t, "copy")) + rapid.IntRange(0, recordSize-1).Draw(t, "at")
-		b := h.rec.Bytes()[at] ^ byte(rapid.IntRange(1, 255).Draw(t, "mask"))
-		h.rec.Store(at, []byte{b})
-		h.rec.Flush(at, 1)
+		b := h.mem.Bytes()[at] ^ byte(rapid.IntRange(1, 255).Draw(t, "mask"))
+		h.mem.Store(at, []byte{b})
+		h.mem.Flush(at, 1)
 	}
 	h.damaged, h.committed = true, ""
 }

@@ -258,11 +258,16 @@ func index(b byte) int {
 	return int(b)
 }
 
+// plausible bounds the counters believed: no VM has seen as many events.
+const plausible = 1 << 40
+
 // consistent rejects what no version of this package has ever written.
 func (r *Record) consistent() error {
 	switch {
 	case int(r.Status) >= len(statusNames):
 		return fmt.Errorf("unknown %v", r.Status)
+	case r.Sequence == 0 || r.Sequence >= plausible || r.Generation >= plausible:
+		return fmt.Errorf("counters out of range: sequence %d, generation %d", r.Sequence, r.Generation)
 	case r.Slot > 1:
 		return fmt.Errorf("unknown slot %d", r.Slot)
 	case r.Launch.Index > 1:

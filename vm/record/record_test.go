@@ -161,6 +161,9 @@ func TestLifeOfAnArea(t *testing.T) {
 	if again.Slot != 1 || again.Generation != 2 {
 		t.Errorf("second save: slot %d, generation %d", again.Slot, again.Generation)
 	}
+	if _, err := b.MarkResumed(saved); !errors.Is(err, ErrSuperseded) {
+		t.Errorf("resume of an older image than the current: %v", err)
+	}
 	void, err := b.MarkVoid(again)
 	if must(t, void, err); void.Generation != 3 || void.Note != "resumed in place" {
 		t.Errorf("voided: %+v", void)
