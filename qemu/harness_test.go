@@ -16,7 +16,7 @@ import (
 const testUUID = "6f1b2c3d-0000-4000-8000-00000000002a"
 
 // small is a machine that runs its firmware and finds nothing to boot.
-var small = qemu.Guest{Memory: 64 * nvram.MiB, CPUs: 2, Accel: "tcg"}
+var small = qemu.Guest{Memory: 16 * nvram.MiB, CPUs: 2, Accel: "tcg"}
 
 // onEach runs a test on every supported QEMU.
 func onEach(t *testing.T, test func(t *testing.T, b *qemu.Binary)) {

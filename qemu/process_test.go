@@ -128,7 +128,7 @@ func TestStartRefuses(t *testing.T) {
 		{"other version", func(l *qemu.Launch, _ *qemu.Runtime) { l.Version = "6.0.0" }, []string{"6.0.0"}, qemu.ErrVersion},
 		{"no binary", func(l *qemu.Launch, _ *qemu.Runtime) { l.QEMU = "/nonexistent/qemu" }, []string{"install qemu-system-x86"}, os.ErrNotExist},
 		{"no RAM file", func(_ *qemu.Launch, rt *qemu.Runtime) { rt.RAM.Path += "x" }, []string{"memory is missing"}, os.ErrNotExist},
-		{"short RAM file", func(_ *qemu.Launch, rt *qemu.Runtime) { os.Truncate(rt.RAM.Path, 1<<20) }, []string{"1048576 bytes where 67108864"}, nil},
+		{"short RAM file", func(_ *qemu.Launch, rt *qemu.Runtime) { os.Truncate(rt.RAM.Path, 1<<20) }, []string{"1048576 bytes where 16777216"}, nil},
 		{"offset", func(_ *qemu.Launch, rt *qemu.Runtime) { rt.RAM.Offset = 2 * nvram.MiB }, []string{"8.1"}, qemu.ErrNotSupported},
 		{"volatile incoming", func(_ *qemu.Launch, rt *qemu.Runtime) { rt.RAM, rt.Incoming = nil, true }, []string{"without persistent RAM"}, nil},
 		{"unknown user", func(_ *qemu.Launch, rt *qemu.Runtime) { rt.User = "nobody-of-that-name" }, []string{"nobody-of-that-name"}, nil},
