@@ -53,7 +53,15 @@ func TestDumpKillLoadCont(t *testing.T) {
 		must(t, q.Cont(ctx))
 		wantStatus(t, q, "running")
 
-		// A resumed guest can be saved like any other.
+		// A resumed guest can be reset and saved like any other.
+		resets := q.QMP().Subscribe()
+		defer resets.Close()
+		must(t, q.QMP().Execute(ctx, "system_reset", nil, nil))
+		for event := qmp.Event(nil); event == nil || event.EventName() != "RESET"; {
+			event, err = resets.Next(ctx)
+			must(t, err)
+		}
+		wantStatus(t, q, "running")
 		must(t, q.Dump(ctx, state))
 		checkState(t, state)
 	})
@@ -80,9 +88,9 @@ func TestPreparedSave(t *testing.T) {
 		defer emergency.Close()
 		state := memfd(t)
 		for range 3 {
-			uri, err := p.ArmFile(ctx, emergency, state)
+			_, err := p.ArmFile(ctx, emergency, state)
 			must(t, err)
-			uri, err = p.ArmFile(ctx, emergency, state) // replaces the first
+			uri, err := p.ArmFile(ctx, emergency, state) // replaces the first
 			must(t, err)
 			events := emergency.Subscribe()
 			stop := send(t, ctx, emergency, "stop", nil)

@@ -35,6 +35,11 @@ func TestStartQuit(t *testing.T) {
 		if id, err := unix.Getsid(p.PID()); err != nil || id != p.PID() {
 			t.Errorf("session %d (%v), want its own, %d", id, err, p.PID())
 		}
+		for fd, want := range []string{os.DevNull, rt.Dir + "/qemu.log", rt.Dir + "/qemu.log"} {
+			if got, err := os.Readlink(fmt.Sprintf("/proc/%d/fd/%d", p.PID(), fd)); got != want {
+				t.Errorf("descriptor %d is %s (%v), want %s", fd, got, err, want)
+			}
+		}
 		must(t, p.Quit(ctx))
 		if got := waitExit(t, p); got != "QEMU was told to quit" {
 			t.Errorf("exit reason %q", got)
