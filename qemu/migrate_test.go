@@ -102,10 +102,7 @@ func TestPreparedSave(t *testing.T) {
 			content, err := io.ReadAll(io.NewSectionReader(state, 0, 16<<20))
 			must(t, err)
 			must(t, qemu.CheckStream(content))
-			for s := ""; s != "postmigrate"; {
-				s, err = p.Status(ctx)
-				must(t, err)
-			}
+			awaitPostmigrate(t, p)
 			must(t, p.Cont(ctx))
 		}
 		must(t, p.Stop(ctx))
@@ -121,7 +118,7 @@ func TestPreparedSave(t *testing.T) {
 	})
 }
 
-func send(t *testing.T, ctx context.Context, c *qmp.Client, command string, args any) *qmp.Call {
+func send(t testing.TB, ctx context.Context, c *qmp.Client, command string, args any) *qmp.Call {
 	t.Helper()
 	prepared, err := c.Prepare(command, args)
 	must(t, err)
@@ -130,7 +127,7 @@ func send(t *testing.T, ctx context.Context, c *qmp.Client, command string, args
 	return call
 }
 
-func awaitCompleted(t *testing.T, ctx context.Context, events *qmp.Subscription) {
+func awaitCompleted(t testing.TB, ctx context.Context, events *qmp.Subscription) {
 	t.Helper()
 	for {
 		event, err := events.Next(ctx)
@@ -142,7 +139,7 @@ func awaitCompleted(t *testing.T, ctx context.Context, events *qmp.Subscription)
 }
 
 // memfd is the kind of file that a real save goes to.
-func memfd(t *testing.T) *os.File {
+func memfd(t testing.TB) *os.File {
 	t.Helper()
 	fd, err := unix.MemfdCreate("state", unix.MFD_CLOEXEC)
 	must(t, err)
@@ -174,7 +171,7 @@ func TestResumeKeepsRAM(t *testing.T) {
 	})
 }
 
-func readRAM(t *testing.T, rt qemu.Runtime) []byte {
+func readRAM(t testing.TB, rt qemu.Runtime) []byte {
 	t.Helper()
 	content, err := os.ReadFile(rt.RAM.Path)
 	must(t, err)
