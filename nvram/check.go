@@ -80,9 +80,9 @@ func (p *Pool) inspect(report *Report) error {
 		return nil
 	}
 	strays, err := d.strays(t)
-	for _, file := range strays {
+	for _, id := range strays {
 		report.Findings = append(report.Findings, Finding{
-			Severity: SeverityWarning, Where: file, What: "belongs to no region: left over by a cut", Remedy: "none needed: the next start of the daemon removes it",
+			Severity: SeverityWarning, Where: p.disk.name(id), What: "belongs to no region: left over by a cut", Remedy: "none needed: the next start of the daemon removes it",
 		})
 	}
 	return err

@@ -47,6 +47,16 @@ func format(meta Memory, t *table) error {
 	return storeSelector(meta, t.sequence)
 }
 
+// replace makes t, a new pool, of the pool old by an ordinary change: a cut leaves the one or the other.
+func replace(meta Memory, old, t *table) error {
+	if err := repair(meta, old); err != nil {
+		return err
+	}
+	t.sequence = old.sequence + 1
+	c := core{meta: meta}
+	return c.commit(t)
+}
+
 func storeSelector(meta Memory, sequence uint64) error {
 	meta.Store8(selectorOffset, selectorWord(sequence))
 	meta.Flush(selectorOffset, 8)
@@ -55,14 +65,12 @@ func storeSelector(meta Memory, sequence uint64) error {
 
 // load recovers the pool from its memory, makes both copies equal again, and sweeps.
 func (c *core) load() error {
-	t, findings, err := recoverTable(c.meta.Bytes())
+	t, _, err := recoverTable(c.meta.Bytes())
 	if err != nil {
 		return err
 	}
-	if len(findings) > 0 {
-		if err := repair(c.meta, t); err != nil {
-			return fmt.Errorf("repair the metadata: %w", err)
-		}
+	if err := repair(c.meta, t); err != nil {
+		return fmt.Errorf("repair the metadata: %w", err)
 	}
 	c.state.Store(t)
 	if err := c.store.sweep(t); err != nil {
@@ -73,20 +81,26 @@ func (c *core) load() error {
 
 // repair writes whatever differs from metadata at rest. It leaves alone the copy that is right, so it may be cut short.
 func repair(meta Memory, t *table) error {
-	if head := encodeHead(); !bytes.Equal(meta.Bytes()[:headSize], head) {
-		meta.Copy(headOffset, head)
+	differs := false
+	fix := func(at int, want []byte) {
+		if !bytes.Equal(meta.Bytes()[at:at+len(want)], want) {
+			meta.Copy(at, want)
+			differs = true
+		}
 	}
+	fix(headOffset, encodeHead())
 	enc := encodeTable(t)
-	for i := range uint64(2) {
-		if at := copyOffset(i); !bytes.Equal(meta.Bytes()[at:at+len(enc)], enc) {
-			meta.Copy(at, enc)
+	fix(copyOffset(0), enc)
+	fix(copyOffset(1), enc)
+	if differs {
+		if err := meta.Fence(); err != nil {
+			return err
 		}
 	}
 	if wire.Uint64(meta.Bytes()[selectorOffset:]) != selectorWord(t.sequence) {
-		meta.Store8(selectorOffset, selectorWord(t.sequence))
-		meta.Flush(selectorOffset, 8)
+		return storeSelector(meta, t.sequence)
 	}
-	return meta.Fence()
+	return nil
 }
 
 // commit makes next the table. The caller holds c.change.

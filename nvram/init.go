@@ -253,20 +253,15 @@ func (i *initialisation) write() error {
 	return errors.Join(err, w.close())
 }
 
-// replace empties a sound pool by an ordinary change. The files of the old regions go afterwards, or when it is opened.
+// replace empties a sound pool. The files of the old regions go afterwards, or when it is opened.
 func (i *initialisation) replace(mem Memory, t *table) error {
-	if err := repair(mem, i.old); err != nil {
-		return err
-	}
-	t.sequence = i.old.sequence + 1
-	c := core{meta: mem}
-	if err := c.commit(t); err != nil {
+	if err := replace(mem, i.old, t); err != nil {
 		return err
 	}
 	if t.layout == LayoutSingle {
 		return nil
 	}
-	return (&directory{i.Path, i.medium.align}).sweep(t)
+	return (&directory{&diskFiles{i.Path, i.medium.align}}).sweep(t)
 }
 
 func (m *medium) free() Bytes {

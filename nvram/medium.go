@@ -23,8 +23,8 @@ type medium struct {
 	layout Layout
 	device bool
 	sysfs  string // of the device
-	size   Bytes // of the file or device
-	align  Bytes // of mappings
+	size   Bytes  // of the file or device
+	align  Bytes  // of mappings
 }
 
 // openMedium opens what is there and takes no lock. Whether it is a pool is for recoverTable to say.

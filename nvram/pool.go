@@ -13,7 +13,8 @@ import (
 type Pool struct {
 	core
 	medium      *medium
-	window      *window // the metadata; guarded by change
+	disk        *diskFiles // nil for a single pool
+	window      *window    // the metadata; guarded by change
 	kind        Kind
 	writable    bool
 	mapSync     bool
@@ -83,7 +84,8 @@ func (p *Pool) attach(t *table) (err error) {
 
 func (p *Pool) backing(kind Kind) backing {
 	if p.medium.layout == LayoutDirectory {
-		return &directory{p.medium.path, p.medium.align}
+		p.disk = &diskFiles{p.medium.path, p.medium.align}
+		return &directory{p.disk}
 	}
 	return &single{func(offset, n Bytes) (Memory, func() error, error) {
 		w, err := p.medium.extent(offset, n, kind, p.writable)
@@ -207,8 +209,8 @@ func (p *Pool) Region(name string) (Region, error) {
 
 func (p *Pool) region(e *entry) Region {
 	r := Region{ID: e.id, Name: e.name, Use: e.use, Size: e.size, Offset: e.offset, Created: e.created, Path: p.medium.path}
-	if d, ok := p.store.(*directory); ok {
-		r.Path = d.file(e.id)
+	if p.disk != nil {
+		r.Path = p.disk.name(e.id)
 	}
 	return r
 }
@@ -246,14 +248,17 @@ func (p *Pool) Map(name string) (*Mapping, error) {
 }
 
 func (p *Pool) mapEntry(e *entry) (*window, error) {
-	d, ok := p.store.(*directory)
-	if !ok {
+	if p.disk == nil {
 		return p.medium.extent(e.offset, e.size, p.kind, p.writable)
 	}
-	f, err := d.open(e, p.writable)
+	f, err := p.disk.open(e.id, p.writable)
 	if err != nil {
-		return nil, err
+		return nil, e.match(identity{}, err)
 	}
 	defer f.Close() // the mapping holds the file; nothing was written through f that closing could lose
-	return mapWindow(f, 0, e.size, d.align, p.writable, p.kind == KindFSDAX)
+	id, err := identify(f)
+	if err := e.match(id, err); err != nil {
+		return nil, err
+	}
+	return mapWindow(f, 0, e.size, p.disk.align, p.writable, p.kind == KindFSDAX)
 }

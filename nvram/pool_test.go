@@ -25,11 +25,19 @@ var poolCases = []poolCase{
 	{"single fsdax without MAP_SYNC", KindFSDAX, LayoutSingle},
 }
 
-// forEachCase runs the test on every kind and layout. The path does not exist yet.
+// forEachCase runs the test on every kind and layout. The path does not exist yet. It is absolute and without links.
 func forEachCase(t *testing.T, test func(t *testing.T, c poolCase, path string)) {
 	for _, c := range poolCases {
-		t.Run(c.name, func(t *testing.T) { test(t, c, filepath.Join(shmDir(t), "pool")) })
+		t.Run(c.name, func(t *testing.T) { test(t, c, c.path(t)) })
 	}
+}
+
+// path is in tmpfs for pools of kind shm, and on a file system with a disk behind it, if the machine has one, for the others.
+func (c poolCase) path(t *testing.T) string {
+	if c.kind == KindShm {
+		return filepath.Join(shmDir(t), "pool")
+	}
+	return filepath.Join(t.TempDir(), "pool")
 }
 
 // shmDir gives a temporary directory in tmpfs, where pools of kind shm belong.
