@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 
 	"golang.org/x/sys/unix"
@@ -11,6 +12,30 @@ import (
 
 // ErrGone is returned by Adopt when the process to adopt no longer exists.
 var ErrGone = errors.New("the QEMU process has ended")
+
+// Find names the QEMU that answers at rt's monitor, for a daemon that has started
+// one but died before it could write down which. When there is none the error is
+// ErrGone.
+func Find(rt Runtime) (pid int, startTime uint64, err error) {
+	conn, err := net.Dial("unix", rt.qmpPath())
+	if err != nil {
+		return 0, 0, fmt.Errorf("find the QEMU at %s: %w: %w", rt.qmpPath(), ErrGone, err)
+	}
+	defer conn.Close()
+	raw, err := conn.(*net.UnixConn).SyscallConn()
+	if err != nil {
+		return 0, 0, fmt.Errorf("find the QEMU at %s: %w", rt.qmpPath(), err)
+	}
+	// The credentials are those of the process that listens.
+	var peer *unix.Ucred
+	var asked error
+	err = raw.Control(func(fd uintptr) { peer, asked = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED) })
+	if err := errors.Join(err, asked); err != nil {
+		return 0, 0, fmt.Errorf("find the QEMU at %s: %w", rt.qmpPath(), err)
+	}
+	startTime, err = processStartTime(int(peer.Pid))
+	return int(peer.Pid), startTime, err
+}
 
 // Adopt takes charge of a QEMU that an earlier run of this program has started,
 // named by its pid and start time. It never touches another process that has got

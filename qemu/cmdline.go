@@ -3,6 +3,7 @@ package qemu
 import (
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"strings"
 
@@ -84,6 +85,8 @@ func init() {
 		"sdl":        func(p *parser, _ string) error { return p.display("sdl") },
 		"gtk":        func(p *parser, _ string) error { return p.display("gtk") },
 		"serial":     (*parser).serial,
+		"parallel":   func(p *parser, v string) error { p.keep("-parallel", absoluteDevice(v)); return nil },
+		"debugcon":   func(p *parser, v string) error { p.keep("-debugcon", absoluteDevice(v)); return nil },
 		"monitor":    monitorHandler("monitor"),
 		"qmp":        monitorHandler("qmp"),
 		"qmp-pretty": monitorHandler("qmp-pretty"),
@@ -110,6 +113,8 @@ func init() {
 		"dtb":      fileHandler("dtb"),
 		"pidfile":  fileHandler("pidfile"),
 		"L":        fileHandler("L"),
+		"D":        fileHandler("D"),
+		"bios":     (*parser).bios,
 	}
 }
 
@@ -227,6 +232,15 @@ func fileHandler(name string) func(*parser, string) error {
 		p.keep("-"+name, path)
 		return nil
 	}
+}
+
+// bios is a file here or, if there is none of that name, one of QEMU's own.
+func (p *parser) bios(value string) error {
+	if _, err := os.Stat(value); err == nil {
+		return fileHandler("bios")(p, value)
+	}
+	p.keep("-bios", value)
+	return nil
 }
 
 func (p *parser) name(value string) error {

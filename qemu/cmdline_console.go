@@ -2,6 +2,7 @@ package qemu
 
 import (
 	"fmt"
+	"path/filepath"
 	"strings"
 )
 
@@ -31,7 +32,7 @@ func (p *parser) serial(value string) error {
 		p.options.Console = true
 		value = "chardev:" + consoleID
 	}
-	p.keep("-serial", value)
+	p.keep("-serial", absoluteDevice(value))
 	return nil
 }
 
@@ -42,7 +43,7 @@ func monitorHandler(option string) func(*parser, string) error {
 		case "stdio", "mon:stdio":
 			p.note("-%s %s is dropped: use nvh monitor", option, value)
 		default:
-			p.keep("-"+option, value)
+			p.keep("-"+option, absoluteDevice(value))
 		}
 		return nil
 	}
@@ -61,8 +62,33 @@ func (p *parser) chardev(value string) error {
 		p.stdio[id] = true
 		return nil
 	}
+	if path, ok := lookup(parameters, "path"); ok {
+		value = joinOptions(replace(parameters, "path", absolute(path)))
+	}
 	p.keep("-chardev", value)
 	return nil
+}
+
+// absoluteDevice resolves the path in a character device given as "file:PATH" or
+// "unix:PATH,…". QEMU itself runs in another folder.
+func absoluteDevice(value string) string {
+	for _, kind := range []string{"file:", "pipe:", "unix:"} {
+		if rest, ok := strings.CutPrefix(value, kind); ok {
+			path, parameters, more := strings.Cut(rest, ",")
+			value = kind + absolute(path)
+			if more {
+				value += "," + parameters
+			}
+		}
+	}
+	return value
+}
+
+func absolute(path string) string {
+	if resolved, err := filepath.Abs(path); err == nil && path != "" {
+		return resolved
+	}
+	return path
 }
 
 // mon is kept unless its character device turns out to be the terminal.

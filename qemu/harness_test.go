@@ -16,7 +16,7 @@ import (
 const testUUID = "6f1b2c3d-0000-4000-8000-00000000002a"
 
 // small is a machine that runs its firmware and finds nothing to boot.
-var small = qemu.Guest{Memory: 64 * nvram.MiB, CPUs: 2, Accel: "tcg"}
+var small = qemu.Guest{Memory: 16 * nvram.MiB, CPUs: 2, Accel: "tcg"}
 
 // onEach runs a test on every supported QEMU.
 func onEach(t *testing.T, test func(t *testing.T, b *qemu.Binary)) {
@@ -26,7 +26,7 @@ func onEach(t *testing.T, test func(t *testing.T, b *qemu.Binary)) {
 	}
 }
 
-func testContext(t *testing.T) context.Context {
+func testContext(t testing.TB) context.Context {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	t.Cleanup(cancel)
@@ -35,7 +35,7 @@ func testContext(t *testing.T) context.Context {
 
 // newRuntime makes a folder with short paths in memory, and there, if ram is not
 // 0, a file for the RAM.
-func newRuntime(t *testing.T, ram nvram.Bytes) qemu.Runtime {
+func newRuntime(t testing.TB, ram nvram.Bytes) qemu.Runtime {
 	t.Helper()
 	dir, err := os.MkdirTemp("/dev/shm", "nvh-qemu-")
 	if err != nil {
@@ -50,7 +50,7 @@ func newRuntime(t *testing.T, ram nvram.Bytes) qemu.Runtime {
 	return rt
 }
 
-func newImage(t *testing.T, path string, size int64) {
+func newImage(t testing.TB, path string, size int64) {
 	t.Helper()
 	if err := os.WriteFile(path, nil, 0o600); err != nil {
 		t.Fatal(err)
@@ -61,7 +61,7 @@ func newImage(t *testing.T, path string, size int64) {
 }
 
 // newFile makes an empty file for a state.
-func newFile(t *testing.T, rt qemu.Runtime, name string) *os.File {
+func newFile(t testing.TB, rt qemu.Runtime, name string) *os.File {
 	t.Helper()
 	f, err := os.Create(filepath.Join(rt.Dir, name))
 	if err != nil {
@@ -71,7 +71,7 @@ func newFile(t *testing.T, rt qemu.Runtime, name string) *os.File {
 	return f
 }
 
-func pin(t *testing.T, b *qemu.Binary, g qemu.Guest) qemu.Launch {
+func pin(t testing.TB, b *qemu.Binary, g qemu.Guest) qemu.Launch {
 	t.Helper()
 	l, err := qemu.Pin(testContext(t), b, "test", testUUID, g)
 	if err != nil {
@@ -81,7 +81,7 @@ func pin(t *testing.T, b *qemu.Binary, g qemu.Guest) qemu.Launch {
 }
 
 // start starts a process that cannot outlive the test.
-func start(t *testing.T, l qemu.Launch, rt qemu.Runtime) *qemu.Process {
+func start(t testing.TB, l qemu.Launch, rt qemu.Runtime) *qemu.Process {
 	t.Helper()
 	p, err := qemu.Start(testContext(t), l, rt)
 	if err != nil {
@@ -95,14 +95,14 @@ func start(t *testing.T, l qemu.Launch, rt qemu.Runtime) *qemu.Process {
 	return p
 }
 
-func must(t *testing.T, err error) {
+func must(t testing.TB, err error) {
 	t.Helper()
 	if err != nil {
 		t.Fatal(err)
 	}
 }
 
-func wantStatus(t *testing.T, p *qemu.Process, want string) {
+func wantStatus(t testing.TB, p *qemu.Process, want string) {
 	t.Helper()
 	got, err := p.Status(testContext(t))
 	must(t, err)

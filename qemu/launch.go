@@ -78,9 +78,6 @@ func (l Launch) Diff(now Launch) []string {
 	compare("CPU model", l.CPU, now.CPU)
 	compare("host CPU", l.HostCPU, now.HostCPU)
 	compare("memory", l.Memory.String(), now.Memory.String())
-	if l.Memory != now.Memory && l.Memory.String() == now.Memory.String() {
-		diff = append(diff, fmt.Sprintf("memory was %d and is now %d bytes", uint64(l.Memory), uint64(now.Memory)))
-	}
 	compare("CPU topology", l.SMP, now.SMP)
 	compare("console port", fmt.Sprint(l.Console), fmt.Sprint(now.Console))
 	compare("guest agent channel", fmt.Sprint(l.Agent), fmt.Sprint(now.Agent))

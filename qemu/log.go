@@ -76,6 +76,7 @@ var remedies = []struct{ symptom, remedy string }{
 	{"could not load kernel", "check that kernel is a Linux bzImage"},
 	{"linux kernel too old to load a ram disk", "check that kernel is a Linux bzImage"},
 	{"is not a valid device model name", "this QEMU lacks that device: check the extra arguments"},
+	{"--only-migratable was specified", "its state cannot be saved: use another device, or make the VM volatile"},
 	{"invalid option", "this QEMU lacks that option: check the extra arguments"},
 }
 

@@ -101,7 +101,11 @@ const probeTimeout = 30 * time.Second
 func probe(ctx context.Context, path string) (*Binary, error) {
 	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
 	defer cancel()
-	dir, err := os.MkdirTemp("", "nvh-probe-")
+	parent := os.TempDir()
+	if len(parent) > socketPathMax/2 {
+		parent = "/tmp" // a socket's path is short
+	}
+	dir, err := os.MkdirTemp(parent, "nvh-probe-")
 	if err != nil {
 		return nil, fmt.Errorf("make a folder for the probe's socket: %w", err)
 	}
@@ -110,7 +114,7 @@ func probe(ctx context.Context, path string) (*Binary, error) {
 	rt := Runtime{Dir: dir, Log: filepath.Join(dir, "qemu.log")}
 	argv := []string{path, "-machine", "none", "-nodefaults", "-no-user-config", "-display", "none"}
 	argv = append(argv, monitorArgs("qmp", rt.qmpPath())...)
-	p, err := spawn(ctx, argv, rt)
+	p, err := spawn(ctx, argv, rt, nil)
 	if err != nil {
 		return nil, err
 	}

@@ -214,11 +214,17 @@ func (p *Process) signal(sig unix.Signal) error {
 	return nil
 }
 
-// Quit asks QEMU to end without asking the guest, and kills it when ctx ends first.
+// quitGrace bounds the end of a QEMU that was told to quit. It has disks to flush.
+const quitGrace = 30 * time.Second
+
+// Quit asks QEMU to end without asking the guest, and kills it when it has not
+// ended before ctx or quitGrace.
 func (p *Process) Quit(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, quitGrace)
+	defer cancel()
 	// The reply races with QEMU's end, so only the end itself counts.
 	asked := p.client.Execute(ctx, "quit", nil, nil)
-	if asked == nil || errors.Is(asked, qmp.ErrClosed) {
+	if asked == nil || p.client.Err() != nil {
 		select {
 		case <-p.exited:
 			return nil

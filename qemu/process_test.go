@@ -35,6 +35,11 @@ func TestStartQuit(t *testing.T) {
 		if id, err := unix.Getsid(p.PID()); err != nil || id != p.PID() {
 			t.Errorf("session %d (%v), want its own, %d", id, err, p.PID())
 		}
+		for fd, want := range []string{os.DevNull, rt.Dir + "/qemu.log", rt.Dir + "/qemu.log"} {
+			if got, err := os.Readlink(fmt.Sprintf("/proc/%d/fd/%d", p.PID(), fd)); got != want {
+				t.Errorf("descriptor %d is %s (%v), want %s", fd, got, err, want)
+			}
+		}
 		must(t, p.Quit(ctx))
 		if got := waitExit(t, p); got != "QEMU was told to quit" {
 			t.Errorf("exit reason %q", got)
@@ -69,6 +74,12 @@ func TestAdopt(t *testing.T) {
 		p, err := qemu.Start(ctx, l, rt)
 		must(t, err)
 		pid, began := p.PID(), p.StartTime()
+		reaped := false // until then the pid cannot be another process's
+		t.Cleanup(func() {
+			if !reaped {
+				unix.Kill(pid, unix.SIGKILL)
+			}
+		})
 		must(t, p.Close()) // the daemon ends; the process stays
 		select {
 		case <-p.Exited():
@@ -78,6 +89,9 @@ func TestAdopt(t *testing.T) {
 
 		if _, err := qemu.Adopt(ctx, rt, pid, began+1); !errors.Is(err, qemu.ErrGone) {
 			t.Errorf("adopting a recycled pid: %v, want ErrGone", err)
+		}
+		if p, s, err := qemu.Find(rt); p != pid || s != began || err != nil {
+			t.Errorf("found pid %d, started at %d (%v), want %d, %d", p, s, err, pid, began)
 		}
 		q, err := qemu.Adopt(ctx, rt, pid, began)
 		must(t, err)
@@ -90,9 +104,30 @@ func TestAdopt(t *testing.T) {
 		if _, err := unix.Wait4(pid, &status, 0, nil); err != nil { // it is our child after all
 			t.Fatal(err)
 		}
+		reaped = true
 		if _, err := qemu.Adopt(ctx, rt, pid, began); !errors.Is(err, qemu.ErrGone) {
 			t.Errorf("adopting a dead process: %v, want ErrGone", err)
 		}
+		if _, _, err := qemu.Find(rt); !errors.Is(err, qemu.ErrGone) {
+			t.Errorf("finding a dead process: %v, want ErrGone", err)
+		}
+	})
+}
+
+// TestMemoryIsUsedOnce: the lock is QEMU's, whoever started it and wherever its
+// sockets are, and ends with it.
+func TestMemoryIsUsedOnce(t *testing.T) {
+	onEach(t, func(t *testing.T, b *qemu.Binary) {
+		ctx := testContext(t)
+		l, rt := pin(t, b, small), newRuntime(t, small.Memory)
+		p := start(t, l, rt)
+		other := newRuntime(t, 0)
+		other.RAM = rt.RAM
+		if _, err := qemu.Start(ctx, l, other); !errors.Is(err, qemu.ErrInUse) {
+			t.Errorf("second QEMU on one memory: %v, want ErrInUse", err)
+		}
+		must(t, p.Kill())
+		start(t, l, other)
 	})
 }
 
@@ -127,8 +162,8 @@ func TestStartRefuses(t *testing.T) {
 			[]string{"the kernel allows 107", "runtime_dir"}, nil},
 		{"other version", func(l *qemu.Launch, _ *qemu.Runtime) { l.Version = "6.0.0" }, []string{"6.0.0"}, qemu.ErrVersion},
 		{"no binary", func(l *qemu.Launch, _ *qemu.Runtime) { l.QEMU = "/nonexistent/qemu" }, []string{"install qemu-system-x86"}, os.ErrNotExist},
-		{"no RAM file", func(_ *qemu.Launch, rt *qemu.Runtime) { rt.RAM.Path += "x" }, []string{"memory is missing"}, os.ErrNotExist},
-		{"short RAM file", func(_ *qemu.Launch, rt *qemu.Runtime) { os.Truncate(rt.RAM.Path, 1<<20) }, []string{"1048576 bytes where 67108864"}, nil},
+		{"no RAM file", func(_ *qemu.Launch, rt *qemu.Runtime) { rt.RAM.Path += "x" }, []string{"memory cannot be opened"}, os.ErrNotExist},
+		{"short RAM file", func(_ *qemu.Launch, rt *qemu.Runtime) { os.Truncate(rt.RAM.Path, 1<<20) }, []string{"1048576 bytes where 16777216"}, nil},
 		{"offset", func(_ *qemu.Launch, rt *qemu.Runtime) { rt.RAM.Offset = 2 * nvram.MiB }, []string{"8.1"}, qemu.ErrNotSupported},
 		{"volatile incoming", func(_ *qemu.Launch, rt *qemu.Runtime) { rt.RAM, rt.Incoming = nil, true }, []string{"without persistent RAM"}, nil},
 		{"unknown user", func(_ *qemu.Launch, rt *qemu.Runtime) { rt.User = "nobody-of-that-name" }, []string{"nobody-of-that-name"}, nil},
@@ -165,6 +200,7 @@ func TestStartExplainsEarlyExit(t *testing.T) {
 
 		_, err := qemu.Start(testContext(t), l, newRuntime(t, g.Memory))
 		wantError(t, err, image, "another process uses this disk image")
+		first.RAM = newRuntime(t, g.Memory).RAM
 		_, err = qemu.Start(testContext(t), l, first)
 		wantError(t, err, "another QEMU already answers")
 

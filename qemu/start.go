@@ -48,10 +48,14 @@ func start(ctx context.Context, l Launch, rt Runtime) (*Process, error) {
 	if b.Version != l.Version {
 		return nil, fmt.Errorf("%s is %s, the VM needs %s: %w", b.Path, b.Version, l.Version, ErrVersion)
 	}
-	if err := l.checkRAM(b, rt); err != nil {
+	ram, err := l.takeRAM(b, rt)
+	if err != nil {
 		return nil, err
 	}
-	p, err := spawn(ctx, l.Command(rt), rt)
+	p, err := spawn(ctx, l.Command(rt), rt, ram)
+	if ram != nil {
+		ram.Close() // QEMU holds it now
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -62,32 +66,9 @@ func start(ctx context.Context, l Launch, rt Runtime) (*Process, error) {
 	return p, nil
 }
 
-// checkRAM looks at the memory before QEMU does: QEMU would make a missing file
-// anew, and the guest would find it empty.
-func (l Launch) checkRAM(b *Binary, rt Runtime) error {
-	if rt.RAM == nil {
-		if rt.Incoming {
-			return errors.New("the state of a VM without persistent RAM cannot be loaded")
-		}
-		return nil
-	}
-	if rt.RAM.Offset != 0 {
-		if err := b.Has(FeatureOffset); err != nil {
-			return err
-		}
-	}
-	st, err := os.Stat(rt.RAM.Path)
-	if err != nil {
-		return fmt.Errorf("the VM's memory is missing: check its pool: %w", err)
-	}
-	if end := int64(rt.RAM.Offset + l.Memory); st.Mode().IsRegular() && st.Size() < end {
-		return fmt.Errorf("the VM's memory %s has %d bytes where %d are needed: check its pool", rt.RAM.Path, st.Size(), end)
-	}
-	return nil
-}
-
-// spawn runs argv and connects to its monitor. On an error nothing is left running.
-func spawn(ctx context.Context, argv []string, rt Runtime) (*Process, error) {
+// spawn runs argv and connects to its monitor. The process inherits ram, unless it
+// is nil. On an error nothing is left running.
+func spawn(ctx context.Context, argv []string, rt Runtime, ram *os.File) (*Process, error) {
 	if err := refuseLiveMonitor(rt.qmpPath()); err != nil {
 		return nil, err
 	}
@@ -100,7 +81,7 @@ func spawn(ctx context.Context, argv []string, rt Runtime) (*Process, error) {
 	if st, err := log.Stat(); err == nil {
 		mark.start = st.Size()
 	}
-	child, err := fork(argv, log)
+	child, err := fork(argv, log, ram)
 	if err != nil {
 		return nil, fmt.Errorf("run %s: %w", argv[0], err)
 	}
@@ -129,13 +110,14 @@ func refuseLiveMonitor(path string) error {
 }
 
 // fork starts argv in a session of its own, so that neither a signal to this
-// program's group nor its end reaches it, with no file of ours but the log.
+// program's group nor its end reaches it, with no file of ours but the log and
+// the RAM that it locks.
 //
 // A child inherits the scheduling class of the thread that forks it. This
 // program's threads may be real-time, and a guest's must not be until its owner
 // says so: the fork happens on a thread that is made an ordinary one first and
 // that is thrown away afterwards, which it is because it stays locked.
-func fork(argv []string, log *os.File) (*os.Process, error) {
+func fork(argv []string, log, ram *os.File) (*os.Process, error) {
 	null, err := os.Open(os.DevNull)
 	if err != nil {
 		return nil, err
@@ -146,6 +128,9 @@ func fork(argv []string, log *os.File) (*os.Process, error) {
 		Env:   environment(),
 		Files: []*os.File{null, log, log},
 		Sys:   &syscall.SysProcAttr{Setsid: true},
+	}
+	if ram != nil {
+		attr.Files = append(attr.Files, ram)
 	}
 	type result struct {
 		child *os.Process
