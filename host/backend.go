@@ -18,16 +18,17 @@ type Event struct {
 
 // Status is the daemon's own state.
 type Status struct {
-	Version  string         `json:"version"`
-	PID      int            `json:"pid"`
-	Config   string         `json:"config,omitempty"` // path of the configuration file; empty: built-in defaults
-	Outage   string         `json:"outage,omitempty"` // id of the outage in progress
-	Signal   string         `json:"signal"`           // signal that announces an outage
-	Accel    string         `json:"accel"`            // "kvm" or "tcg"
-	Realtime bool           `json:"realtime"`         // SCHED_FIFO and locked memory granted
-	VMs      map[string]int `json:"vms"`              // number of VMs by state
-	Pools    []PoolStatus   `json:"pools"`
-	Warnings []string       `json:"warnings,omitempty"`
+	Version    string         `json:"version"`
+	PID        int            `json:"pid"`
+	Config     string         `json:"config,omitempty"` // path of the configuration file; empty: built-in defaults
+	Outage     string         `json:"outage,omitempty"` // id of the outage in progress
+	Recovering bool           `json:"recovering"`       // VMs are still being brought back after a start
+	Signal     string         `json:"signal"`           // signal that announces an outage
+	Accel      string         `json:"accel"`            // "kvm" or "tcg"
+	Realtime   bool           `json:"realtime"`         // SCHED_FIFO and locked memory granted
+	VMs        map[string]int `json:"vms"`              // number of VMs by state
+	Pools      []PoolStatus   `json:"pools"`
+	Warnings   []string       `json:"warnings,omitempty"`
 }
 
 // PoolStatus is a pool as the daemon uses it.

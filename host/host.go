@@ -47,12 +47,13 @@ type Host struct {
 	kvm     error // why there is no KVM
 	locked  error // why memory is not locked
 
-	mu       sync.Mutex // guards what follows
-	pools    []*pool
-	vms      map[string]*vm.VM
-	creating map[string]bool  // names Create works on
-	broken   map[string]error // VMs whose folder or region cannot be opened
-	warnings []string
+	mu         sync.Mutex // guards what follows
+	pools      []*pool
+	vms        map[string]*vm.VM
+	creating   map[string]bool  // names Create works on
+	broken     map[string]error // VMs whose folder or region cannot be opened
+	warnings   []string
+	recovering bool // until Recover is through
 }
 
 // pool is an open NVRAM pool and the name this host knows it by.
@@ -69,7 +70,7 @@ type pool struct {
 func Open(config Config, version string, log *slog.Logger) (_ *Host, err error) {
 	h := &Host{
 		config: config, version: version, log: log, vms: map[string]*vm.VM{},
-		creating: map[string]bool{}, broken: map[string]error{}, kvm: qemu.KVM(),
+		recovering: true, creating: map[string]bool{}, broken: map[string]error{}, kvm: qemu.KVM(),
 	}
 	defer func() {
 		if err != nil {
@@ -99,6 +100,10 @@ func Open(config Config, version string, log *slog.Logger) (_ *Host, err error) 
 		h.lockMemory()
 	}
 	h.openPools()
+	if err := h.openVMs(); err != nil {
+		return nil, err
+	}
+	h.sweepPools()
 	h.warnAboutHost()
 	return h, nil
 }

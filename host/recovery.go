@@ -17,16 +17,13 @@ import (
 // cannot be recovered does not stop the others.
 func (h *Host) Recover(ctx context.Context, startNS int64) (outage.Timeline, error) {
 	t := h.newTimeline("recovery", "boot", startNS)
-	opened := saver.Now()
-	if err := h.openVMs(); err != nil {
-		return t, err
-	}
-	h.sweepPools()
+	defer func() {
+		h.mu.Lock()
+		h.recovering = false
+		h.mu.Unlock()
+	}()
+	t.Steps = []outage.Step{{Name: "open", End: outage.MicrosOf(time.Duration(saver.Now() - startNS))}}
 	h.rebuildTimelines()
-	t.Steps = []outage.Step{
-		{Name: "open", End: outage.MicrosOf(time.Duration(opened - startNS))},
-		{Name: "inspect", Start: outage.MicrosOf(time.Duration(opened - startNS)), End: outage.MicrosOf(time.Duration(saver.Now() - startNS))},
-	}
 	var mu sync.Mutex
 	outage.Parallel(h.parallel(), h.Ordered(), func(v *vm.VM) {
 		outcome, steps, err := v.Recover(ctx)

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"time"
 
 	"github.com/nv-hypervisor/nv-hypervisor/outage"
 	"github.com/nv-hypervisor/nv-hypervisor/vm"

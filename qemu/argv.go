@@ -107,10 +107,15 @@ func (l Launch) privilegeArgs(rt Runtime) []string {
 	var args []string
 	sandbox := l.Sandbox
 	if rt.User != "" {
-		// The filter is installed before QEMU changes its user, so that change
-		// must stay possible; "children" still denies it to what QEMU starts.
-		sandbox = strings.Replace(sandbox, "elevateprivileges=deny", "elevateprivileges=children", 1)
-		args = append(args, "-runas", rt.User)
+		// QEMU installs its filter before it changes the user, so the filter has to
+		// allow that. Nothing is lost: the filter comes with no_new_privs, under
+		// which a process that is no longer root cannot become it again.
+		sandbox = strings.Replace(sandbox, ",elevateprivileges=deny", "", 1)
+		if l.RunWith {
+			args = append(args, "-run-with", "user="+escape(rt.User))
+		} else {
+			args = append(args, "-runas", rt.User)
+		}
 	}
 	if sandbox != "" {
 		args = append(args, "-sandbox", sandbox)

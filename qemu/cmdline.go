@@ -128,6 +128,9 @@ func (p *parser) parse(args []string) error {
 			return errors.New("an argument contains a NUL byte")
 		}
 		name, isOption := optionName(args[i])
+		if args[i] == "" || (isOption && (name == "" || name[0] == '-')) {
+			return fmt.Errorf("argument %q has no meaning", args[i])
+		}
 		if !isOption {
 			if err := shortDriveHandler("index=0,media=disk")(p, args[i]); err != nil {
 				return err
@@ -256,7 +259,7 @@ func splitOptions(s string) []parameter {
 		}
 		s = s[min(i+1, len(s)):]
 		key, value, ok := strings.Cut(part.String(), "=")
-		if !ok {
+		if !ok || key == "" {
 			key, value = "", part.String()
 		}
 		parameters = append(parameters, parameter{key, value})

@@ -54,10 +54,8 @@ func checkExtra(args []string) error {
 // optionName tells whether an argument is an option, which QEMU lets begin with
 // one or two dashes.
 func optionName(arg string) (name string, ok bool) {
-	if len(arg) < 2 || arg[0] != '-' {
-		return "", false
-	}
-	return strings.TrimPrefix(arg[1:], "-"), true
+	name, ok = strings.CutPrefix(arg, "-")
+	return strings.TrimPrefix(name, "-"), ok
 }
 
 // pinForeign takes over the command line that ParseCommandLine has prepared.

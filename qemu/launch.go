@@ -30,6 +30,8 @@ type Launch struct {
 	Disks   []DiskRef `json:"disks,omitempty"` // that Args refer to
 	// Sandbox is the value of -sandbox; empty: QEMU's seccomp filter stays off.
 	Sandbox string `json:"sandbox,omitempty"`
+	// RunWith: this QEMU changes its user with -run-with, not with -runas.
+	RunWith bool `json:"run_with,omitempty"`
 }
 
 // DiskRef is an image that a Launch opens.

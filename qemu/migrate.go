@@ -37,15 +37,19 @@ func (p *Process) SetMigrationCapabilities(ctx context.Context) error {
 	return nil
 }
 
-// ArmFile hands f to QEMU beforehand, over the connection that will save, and
-// returns the URI for its migrate command. QEMU writes from the start of f,
-// whatever the position of f. A save uses the file up: arm again for the next.
-// One file is armed at a time; a second call replaces the first.
+// ArmFile empties f and hands it to QEMU beforehand, over the connection that
+// will save; it returns the URI for the migrate command. QEMU writes from the
+// start of f, whatever the position of f, so that the length of f afterwards is
+// that of the state. A save uses the file up: arm again for the next. One file is
+// armed at a time; a second call replaces the first.
 func (p *Process) ArmFile(ctx context.Context, via *qmp.Client, f *os.File) (uri string, err error) {
 	p.arming.Lock()
 	defer p.arming.Unlock()
 	p.withdraw(ctx, via, p.armed)
 	p.armed = noFdset
+	if err := f.Truncate(0); err != nil {
+		return "", fmt.Errorf("empty the save file of QEMU (pid %d): %w", p.pid, err)
+	}
 	uri, p.armed, err = p.handOver(ctx, via, f, os.O_WRONLY, saveName)
 	if err != nil {
 		return "", fmt.Errorf("hand the save file to QEMU (pid %d): %w", p.pid, err)
@@ -83,7 +87,7 @@ func (p *Process) withdraw(ctx context.Context, via *qmp.Client, fdset int64) {
 	}
 }
 
-// Dump stops the guest and writes its volatile state to the start of to. The
+// Dump stops the guest and replaces the content of to by its volatile state. The
 // guest stays stopped; Cont resumes it in place. It is the plain form of what a
 // prepared outage does with ArmFile.
 func (p *Process) Dump(ctx context.Context, to *os.File) error {
@@ -95,6 +99,9 @@ func (p *Process) Dump(ctx context.Context, to *os.File) error {
 
 func (p *Process) dump(ctx context.Context, to *os.File) error {
 	if err := p.Stop(ctx); err != nil {
+		return err
+	}
+	if err := to.Truncate(0); err != nil {
 		return err
 	}
 	uri, fdset, err := p.handOver(ctx, p.client, to, os.O_WRONLY, dumpName)

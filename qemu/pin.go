@@ -37,7 +37,8 @@ func Pin(ctx context.Context, b *Binary, name, uuid string, g Guest) (Launch, er
 	if err := ctx.Err(); err != nil {
 		return Launch{}, err
 	}
-	l := Launch{Name: name, UUID: uuid, QEMU: b.Path, Version: b.Version, Memory: g.Memory}
+	l := Launch{Name: name, UUID: uuid, QEMU: b.Path, Version: b.Version, Memory: g.Memory,
+		RunWith: b.Has(FeatureRunWithUser) == nil}
 	var faults []error
 	if name == "" {
 		faults = append(faults, errors.New("the name is empty"))

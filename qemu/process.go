@@ -157,9 +157,9 @@ func (p *Process) explainExit() string {
 		how += " (" + p.status + ")"
 	}
 	if words := p.log.lastWords(); words != "" {
-		how += ": " + words
+		return how + ": " + words
 	}
-	return how
+	return how + " without a word: it was killed, or it crashed"
 }
 
 // shutdownReasons translates ShutdownCause of QEMU's qapi/run-state.json.

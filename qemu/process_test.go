@@ -2,119 +2,208 @@ package qemu_test
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/nv-hypervisor/nv-hypervisor/nvram"
 	"github.com/nv-hypervisor/nv-hypervisor/qemu"
 	"github.com/nv-hypervisor/nv-hypervisor/qemu/qemutest"
 )
 
-const testUUID = "6f1b2c3d-0000-4000-8000-00000000002a"
-
-func testContext(t *testing.T) context.Context {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-	t.Cleanup(cancel)
-	return ctx
+func TestStartQuit(t *testing.T) {
+	onEach(t, func(t *testing.T, b *qemu.Binary) {
+		ctx := testContext(t)
+		rt := newRuntime(t, small.Memory)
+		p := start(t, pin(t, b, small), rt)
+		wantStatus(t, p, "running")
+		must(t, p.Stop(ctx))
+		wantStatus(t, p, "paused")
+		must(t, p.Cont(ctx))
+		must(t, p.SystemPowerdown(ctx)) // the firmware does not react
+		wantStatus(t, p, "running")
+		if got := p.ExitReason(); got != "still running" {
+			t.Errorf("exit reason %q of a running process", got)
+		}
+		if id, err := unix.Getsid(p.PID()); err != nil || id != p.PID() {
+			t.Errorf("session %d (%v), want its own, %d", id, err, p.PID())
+		}
+		must(t, p.Quit(ctx))
+		if got := waitExit(t, p); got != "QEMU was told to quit" {
+			t.Errorf("exit reason %q", got)
+		}
+		must(t, p.Kill()) // of a process that is gone
+	})
 }
 
-// newRuntime makes a folder with short paths, and a RAM file in memory.
-func newRuntime(t *testing.T, ram nvram.Bytes) qemu.Runtime {
-	t.Helper()
-	dir, err := os.MkdirTemp("/dev/shm", "nvh-qemu-")
-	if err != nil {
-		t.Fatal(err)
+func TestQuitKillsAStuckProcess(t *testing.T) {
+	b := qemutest.Installed(t)
+	p := start(t, pin(t, b, small), newRuntime(t, small.Memory))
+	must(t, unix.Kill(p.PID(), unix.SIGSTOP))
+	ctx, cancel := context.WithTimeout(testContext(t), 200*time.Millisecond)
+	defer cancel()
+	must(t, p.Quit(ctx))
+	wantError(t, errors.New(waitExit(t, p)), "signal: killed")
+}
+
+func TestExitReasonOfSignal(t *testing.T) {
+	b := qemutest.Installed(t)
+	p := start(t, pin(t, b, small), newRuntime(t, small.Memory))
+	must(t, unix.Kill(p.PID(), unix.SIGTERM))
+	if got := waitExit(t, p); got != "QEMU was ended by a signal" {
+		t.Errorf("exit reason %q", got)
 	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
-	rt := qemu.Runtime{Dir: dir}
-	if ram != 0 {
-		rt.RAM = &qemu.Backing{Path: filepath.Join(dir, "ram")}
-		f, err := os.Create(rt.RAM.Path)
-		if err != nil {
+}
+
+func TestAdopt(t *testing.T) {
+	onEach(t, func(t *testing.T, b *qemu.Binary) {
+		ctx := testContext(t)
+		l, rt := pin(t, b, small), newRuntime(t, small.Memory)
+		p, err := qemu.Start(ctx, l, rt)
+		must(t, err)
+		pid, began := p.PID(), p.StartTime()
+		must(t, p.Close()) // the daemon ends; the process stays
+		select {
+		case <-p.Exited():
+			t.Fatal("closing has ended the process")
+		default:
+		}
+
+		if _, err := qemu.Adopt(ctx, rt, pid, began+1); !errors.Is(err, qemu.ErrGone) {
+			t.Errorf("adopting a recycled pid: %v, want ErrGone", err)
+		}
+		q, err := qemu.Adopt(ctx, rt, pid, began)
+		must(t, err)
+		wantStatus(t, q, "running")
+		must(t, q.Dump(ctx, newFile(t, rt, "state")))
+		must(t, q.Cont(ctx))
+		must(t, q.Kill())
+		wantError(t, errors.New(waitExit(t, q)), "QEMU ended")
+		var status unix.WaitStatus
+		if _, err := unix.Wait4(pid, &status, 0, nil); err != nil { // it is our child after all
 			t.Fatal(err)
 		}
-		defer f.Close()
-		if err := f.Truncate(int64(ram)); err != nil {
-			t.Fatal(err)
-		}
-	}
-	return rt
-}
-
-func pin(t *testing.T, b *qemu.Binary, g qemu.Guest) qemu.Launch {
-	t.Helper()
-	l, err := qemu.Pin(testContext(t), b, "test", testUUID, g)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return l
-}
-
-func start(t *testing.T, l qemu.Launch, rt qemu.Runtime) *qemu.Process {
-	t.Helper()
-	p, err := qemu.Start(testContext(t), l, rt)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := p.Kill(); err != nil {
-			t.Error(err)
+		if _, err := qemu.Adopt(ctx, rt, pid, began); !errors.Is(err, qemu.ErrGone) {
+			t.Errorf("adopting a dead process: %v, want ErrGone", err)
 		}
 	})
-	return p
 }
 
-func TestDumpKillLoadCont(t *testing.T) {
-	for _, b := range qemutest.Binaries(t) {
-		t.Run(b.Version, func(t *testing.T) { testDump(t, b) })
+func TestThreads(t *testing.T) {
+	onEach(t, func(t *testing.T, b *qemu.Binary) {
+		p := start(t, pin(t, b, small), newRuntime(t, small.Memory))
+		main, vcpus, others, err := p.Threads(testContext(t))
+		must(t, err)
+		if main != p.PID() || len(vcpus) != small.CPUs || slices.Contains(append(vcpus, others...), main) {
+			t.Errorf("main %d, vCPUs %v, others %v of pid %d", main, vcpus, others, p.PID())
+		}
+		for _, id := range vcpus {
+			comm, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/comm", p.PID(), id))
+			must(t, err)
+			if !strings.HasPrefix(string(comm), "CPU ") {
+				t.Errorf("vCPU thread %d is called %q", id, comm)
+			}
+		}
+	})
+}
+
+func TestStartRefuses(t *testing.T) {
+	b := qemutest.Installed(t)
+	l := pin(t, b, small)
+	tests := []struct {
+		name   string
+		change func(l *qemu.Launch, rt *qemu.Runtime)
+		parts  []string
+		is     error
+	}{
+		{"long path", func(_ *qemu.Launch, rt *qemu.Runtime) { rt.Dir = "/run/" + strings.Repeat("x", 100) },
+			[]string{"the kernel allows 107", "runtime_dir"}, nil},
+		{"other version", func(l *qemu.Launch, _ *qemu.Runtime) { l.Version = "6.0.0" }, []string{"6.0.0"}, qemu.ErrVersion},
+		{"no binary", func(l *qemu.Launch, _ *qemu.Runtime) { l.QEMU = "/nonexistent/qemu" }, []string{"install qemu-system-x86"}, os.ErrNotExist},
+		{"no RAM file", func(_ *qemu.Launch, rt *qemu.Runtime) { rt.RAM.Path += "x" }, []string{"memory is missing"}, os.ErrNotExist},
+		{"short RAM file", func(_ *qemu.Launch, rt *qemu.Runtime) { os.Truncate(rt.RAM.Path, 1<<20) }, []string{"1048576 bytes where 67108864"}, nil},
+		{"offset", func(_ *qemu.Launch, rt *qemu.Runtime) { rt.RAM.Offset = 2 * nvram.MiB }, []string{"8.1"}, qemu.ErrNotSupported},
+		{"volatile incoming", func(_ *qemu.Launch, rt *qemu.Runtime) { rt.RAM, rt.Incoming = nil, true }, []string{"without persistent RAM"}, nil},
+		{"unknown user", func(_ *qemu.Launch, rt *qemu.Runtime) { rt.User = "nobody-of-that-name" }, []string{"nobody-of-that-name"}, nil},
+		{"unknown device", func(l *qemu.Launch, _ *qemu.Runtime) { l.Args = append(slices.Clone(l.Args), "-device", "nonesuch") },
+			[]string{"nonesuch", "this QEMU lacks that device"}, nil},
+		{"no folder", func(_ *qemu.Launch, rt *qemu.Runtime) { rt.Dir += "x" }, []string{"open QEMU's log"}, os.ErrNotExist},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			l, rt := l, newRuntime(t, small.Memory)
+			test.change(&l, &rt)
+			p, err := qemu.Start(testContext(t), l, rt)
+			if err == nil {
+				t.Error(p.Kill())
+			}
+			wantError(t, err, append(test.parts, "start QEMU for test")...)
+			if test.is != nil && !errors.Is(err, test.is) {
+				t.Errorf("error %v is not %v", err, test.is)
+			}
+		})
 	}
 }
 
-func testDump(t *testing.T, b *qemu.Binary) {
-	t.Logf("%+v", b)
-	ctx := testContext(t)
-	l := pin(t, b, qemu.Guest{Memory: 64 * nvram.MiB, CPUs: 2, Accel: "tcg"})
-	rt := newRuntime(t, l.Memory)
+func TestStartExplainsEarlyExit(t *testing.T) {
+	onEach(t, func(t *testing.T, b *qemu.Binary) {
+		image := filepath.Join(t.TempDir(), "disk")
+		newImage(t, image, 1<<20)
+		g := small
+		g.Disks = []qemu.Disk{{Path: image}}
+		g.Nets = []qemu.Net{{Type: "user", Forward: []string{"tcp:127.0.0.1:0-:22"}}}
+		l := pin(t, b, g)
+		first := newRuntime(t, g.Memory)
+		start(t, l, first)
+
+		_, err := qemu.Start(testContext(t), l, newRuntime(t, g.Memory))
+		wantError(t, err, image, "another process uses this disk image")
+		_, err = qemu.Start(testContext(t), l, first)
+		wantError(t, err, "another QEMU already answers")
+
+		g.Disks = nil
+		g.Nets = []qemu.Net{{Type: "user", Forward: []string{fmt.Sprintf("tcp:127.0.0.1:%d-:22", listen(t))}}}
+		_, err = qemu.Start(testContext(t), pin(t, b, g), newRuntime(t, g.Memory))
+		wantError(t, err, "the host port is in use")
+	})
+}
+
+func TestStartReplacesStaleSockets(t *testing.T) {
+	b := qemutest.Installed(t)
+	l, rt := pin(t, b, small), newRuntime(t, small.Memory)
 	p := start(t, l, rt)
-	bound, err := p.StateBound(ctx)
-	if err != nil {
-		t.Fatal(err)
-	}
-	state, err := os.Create(filepath.Join(rt.Dir, "state"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer state.Close()
-	if err := p.Dump(ctx, state); err != nil {
-		t.Fatal(err)
-	}
-	st, _ := state.Stat()
-	t.Logf("state %d of at most %d", st.Size(), bound)
-	m, v, o, err := p.Threads(ctx)
-	t.Log(m, v, o, err)
-	if err := p.Kill(); err != nil {
-		t.Fatal(err)
-	}
-	out, _ := os.ReadFile(filepath.Join(rt.Dir, "qemu.log"))
-	t.Log(string(out))
-	t.Log(p.ExitReason())
-	rt.Incoming = true
-	q := start(t, l, rt)
-	if err := q.Load(ctx, state); err != nil {
-		t.Fatal(err)
-	}
-	s, err := q.Status(ctx)
-	t.Log(s, err)
-	if err := q.Cont(ctx); err != nil {
-		t.Fatal(err)
-	}
-	s, err = q.Status(ctx)
-	t.Log(s, err)
-	if err := q.Quit(ctx); err != nil {
-		t.Fatal(err)
-	}
-	t.Log(q.ExitReason())
+	must(t, p.Kill())
+	// The sockets are still there, but nobody listens: no reason to refuse.
+	start(t, l, rt)
+}
+
+func TestUnprivilegedUser(t *testing.T) {
+	onEach(t, func(t *testing.T, b *qemu.Binary) {
+		ctx := testContext(t)
+		l, rt := pin(t, b, small), newRuntime(t, small.Memory)
+		rt.User = "nobody"
+		p := start(t, l, rt)
+		status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.PID()))
+		must(t, err)
+		for _, want := range []string{"Uid:\t65534\t65534\t65534\t65534", "Seccomp:\t2"} {
+			if !strings.Contains(string(status), want) {
+				t.Errorf("%q is not in\n%s", want, status)
+			}
+		}
+		state := newFile(t, rt, "state")
+		must(t, p.Dump(ctx, state))
+		must(t, p.Kill())
+		rt.Incoming = true
+		q := start(t, l, rt)
+		must(t, q.Load(ctx, state))
+		must(t, q.Cont(ctx))
+		wantStatus(t, q, "running")
+	})
 }

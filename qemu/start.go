@@ -48,10 +48,8 @@ func start(ctx context.Context, l Launch, rt Runtime) (*Process, error) {
 	if b.Version != l.Version {
 		return nil, fmt.Errorf("%s is %s, the VM needs %s: %w", b.Path, b.Version, l.Version, ErrVersion)
 	}
-	if rt.RAM != nil && rt.RAM.Offset != 0 {
-		if err := b.Has(FeatureOffset); err != nil {
-			return nil, err
-		}
+	if err := l.checkRAM(b, rt); err != nil {
+		return nil, err
 	}
 	p, err := spawn(ctx, l.Command(rt), rt)
 	if err != nil {
@@ -62,6 +60,30 @@ func start(ctx context.Context, l Launch, rt Runtime) (*Process, error) {
 		return nil, errors.Join(err, p.Kill())
 	}
 	return p, nil
+}
+
+// checkRAM looks at the memory before QEMU does: QEMU would make a missing file
+// anew, and the guest would find it empty.
+func (l Launch) checkRAM(b *Binary, rt Runtime) error {
+	if rt.RAM == nil {
+		if rt.Incoming {
+			return errors.New("the state of a VM without persistent RAM cannot be loaded")
+		}
+		return nil
+	}
+	if rt.RAM.Offset != 0 {
+		if err := b.Has(FeatureOffset); err != nil {
+			return err
+		}
+	}
+	st, err := os.Stat(rt.RAM.Path)
+	if err != nil {
+		return fmt.Errorf("the VM's memory is missing: check its pool: %w", err)
+	}
+	if end := int64(rt.RAM.Offset + l.Memory); st.Mode().IsRegular() && st.Size() < end {
+		return fmt.Errorf("the VM's memory %s has %d bytes where %d are needed: check its pool", rt.RAM.Path, st.Size(), end)
+	}
+	return nil
 }
 
 // spawn runs argv and connects to its monitor. On an error nothing is left running.
@@ -143,16 +165,18 @@ func fork(argv []string, log *os.File) (*os.Process, error) {
 	return r.child, r.err
 }
 
-// becomeOrdinary gives the calling thread the default scheduling.
+// becomeOrdinary takes raised priority from the calling thread. Giving up
+// priority needs no privilege.
 func becomeOrdinary() error {
 	attr, err := unix.SchedGetAttr(0, 0)
 	if err != nil {
 		return err
 	}
-	if attr.Policy == unix.SCHED_NORMAL && attr.Nice == 0 {
-		return nil
+	switch {
+	case attr.Policy == unix.SCHED_FIFO, attr.Policy == unix.SCHED_RR, attr.Policy == unix.SCHED_DEADLINE, attr.Nice < 0:
+		return unix.SchedSetAttr(0, &unix.SchedAttr{Size: unix.SizeofSchedAttr, Policy: unix.SCHED_NORMAL}, 0)
 	}
-	return unix.SchedSetAttr(0, &unix.SchedAttr{Size: unix.SizeofSchedAttr, Policy: unix.SCHED_NORMAL}, 0)
+	return nil
 }
 
 // environment is ours without what the service manager meant for us alone.

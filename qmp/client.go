@@ -117,10 +117,10 @@ func explainDial(err error) error {
 // instance one end of a socket pair inherited by QEMU. It owns conn from now on and
 // closes it on failure.
 func NewClient(ctx context.Context, conn *net.UnixConn) (*Client, error) {
-	return newClient(ctx, conn)
+	return newClient(ctx, conn, MaxLine)
 }
 
-func newClient(ctx context.Context, conn connection) (*Client, error) {
+func newClient(ctx context.Context, conn connection, maxLine int) (*Client, error) {
 	c := &Client{
 		conn:          conn,
 		writing:       make(chan struct{}, 1),
@@ -131,7 +131,7 @@ func newClient(ctx context.Context, conn connection) (*Client, error) {
 		calls:         map[string]*Call{},
 		subscriptions: map[*Subscription]struct{}{},
 	}
-	lines := newLineReader(conn, MaxLine)
+	lines := newLineReader(conn, maxLine)
 	if err := c.readGreeting(ctx, lines); err != nil {
 		conn.Close()
 		return nil, err

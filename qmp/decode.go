@@ -18,7 +18,8 @@ const MaxLine = 64 << 20
 // keepLine is the largest line buffer kept for the next line.
 const keepLine = 1 << 20
 
-// lineReader cuts a stream into lines of up to limit bytes, however the bytes arrive.
+// lineReader cuts a stream into lines of up to limit bytes, however the bytes arrive. A
+// longer line is noticed when its end or another full buffer has come.
 type lineReader struct {
 	source *bufio.Reader
 	limit  int

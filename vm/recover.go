@@ -80,7 +80,7 @@ func (v *VM) recoverWithoutProcess(ctx context.Context, trace *trace) error {
 	rec, err := v.area.Latest()
 	switch {
 	case err != nil:
-		return v.lost(ctx, trace, err.Error())
+		return v.refused(ctx, trace, err.Error())
 	case rec.Status == record.StatusSaved && intent == IntentSaved:
 		v.setState(Saved, "")
 		return nil
@@ -102,12 +102,22 @@ func (v *VM) resumeOrLose(ctx context.Context, trace *trace) error {
 	if !errors.Is(err, ErrRefused) {
 		return err
 	}
-	reason := v.Info().Reason
-	if v.def.OnLost != OnLostBoot {
-		return nil // held, with the reason
+	return v.refused(ctx, trace, reasonOf(err))
+}
+
+// refused applies the policy for a VM whose image may not be resumed. Before it
+// boots cold the image is put aside; if there is no room for that, it is held.
+func (v *VM) refused(ctx context.Context, trace *trace, reason string) error {
+	v.mu.Lock()
+	v.refusal = reason
+	v.mu.Unlock()
+	intent := v.intent()
+	if v.def.OnLost != OnLostBoot || intent == IntentStopped || intent == IntentSaved {
+		v.setState(Held, reason)
+		return nil
 	}
 	if err := v.keepAside(); err != nil {
-		v.setState(Held, reason+" "+err.Error())
+		v.setState(Held, reason+" It was not booted: "+err.Error())
 		return nil
 	}
 	return v.lost(ctx, trace, "its image was refused and kept aside: "+reason)

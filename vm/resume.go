@@ -130,6 +130,9 @@ func (v *VM) validate(ctx context.Context) (image, error) {
 	if err != nil {
 		return refuse("The RAM region is not as it was: " + err.Error())
 	}
+	if seen := v.generation(); img.record.Generation < seen {
+		return refuse(fmt.Sprintf("The image is of generation %d, which was already resumed: this VM has reached generation %d since.", img.record.Generation, seen))
+	}
 	if img.encoded, err = v.area.Launch(); err != nil {
 		return refuse(err.Error())
 	}

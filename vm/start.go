@@ -210,6 +210,9 @@ func (v *VM) release(ctx context.Context, p *qemu.Process, launch qemu.Launch, m
 		t.Close()
 		return err
 	}
+	if err := v.noteGeneration(); err != nil {
+		v.env.Log.Warn("remember the generation", "vm", v.Name(), "error", err)
+	}
 	v.mu.Lock()
 	v.process, v.target, v.launch, v.startedAt = p, t, &launch, time.Now()
 	v.refusal = ""

@@ -16,6 +16,7 @@ import (
 	"github.com/BurntSushi/toml"
 
 	"github.com/nv-hypervisor/nv-hypervisor/internal/durable"
+	"github.com/nv-hypervisor/nv-hypervisor/nvram"
 	"github.com/nv-hypervisor/nv-hypervisor/vm/record"
 )
 
@@ -36,6 +37,12 @@ type stateFile struct {
 	UUIDHex string      `json:"uuid"`
 	Intent  Intent      `json:"intent"`
 	Created time.Time   `json:"created"`
+
+	// Generation is the highest seen of the VM in this RAM region. It is written
+	// after the guest runs, so it may be behind the record in NVRAM but is never
+	// ahead of it, unless NVRAM was put back to an earlier state.
+	Generation uint64   `json:"generation"`
+	RAM        nvram.ID `json:"ram"`
 }
 
 // DefinitionFile is the name of the file an operator may edit; it takes effect at
@@ -131,6 +138,42 @@ func (v *VM) setIntent(i Intent) error {
 	v.file = f
 	v.mu.Unlock()
 	return nil
+}
+
+// noteGeneration remembers how far the VM has come.
+func (v *VM) noteGeneration() error {
+	if v.area == nil {
+		return nil
+	}
+	rec, err := v.area.Latest()
+	if err != nil {
+		return err
+	}
+	v.mu.Lock()
+	f := v.file
+	v.mu.Unlock()
+	ram := v.area.Identity().RAM
+	if f.RAM == ram && rec.Generation <= f.Generation {
+		return nil
+	}
+	f.Generation, f.RAM = rec.Generation, ram
+	if err := v.writeStateFile(f); err != nil {
+		return err
+	}
+	v.mu.Lock()
+	v.file = f
+	v.mu.Unlock()
+	return nil
+}
+
+// generation is the highest this host has seen of the VM in its present RAM region.
+func (v *VM) generation() uint64 {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if v.file.RAM != v.area.Identity().RAM {
+		return 0
+	}
+	return v.file.Generation
 }
 
 func (v *VM) intent() Intent {

@@ -93,7 +93,7 @@ func (a *Apt) setUp(ctx context.Context) error {
 		return fmt.Errorf("apt state: %w", err)
 	}
 	if _, err := a.run(ctx, a.dir, "apt-get", "update", "--error-on=any"); err != nil {
-		return fmt.Errorf("read the package index: %w", err)
+		return fmt.Errorf("read the package index: %w: check the network and apt's proxy", err)
 	}
 	return nil
 }

@@ -15,7 +15,7 @@
 //     its length and checksum are right.
 //   - Exactly once. [Area.MarkResumed] returns only when the record that says
 //     "running, next generation" is durable and the saved record is durably
-//     destroyed. The caller lets the guest run only after that, so a saved record
+//     destroyed, as every mark destroys its predecessor. The caller lets the guest run only after that, so a saved record
 //     that is found means that no guest instruction has run since the save, even
 //     if the medium has lost the newer record.
 //   - The current image is never overwritten: a save goes to the slot, and a

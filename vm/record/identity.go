@@ -23,7 +23,8 @@ type Area struct {
 	mem nvram.Memory
 	id  Identity
 
-	mu sync.Mutex // serialises Latest and the marks against each other; never taken by a save
+	mu     sync.Mutex // serialises reading and the marks; never taken by a save
+	unsure bool       // a fence failed: a commit word that reads 0 may not be so after a power cut; guarded by mu
 
 	// turn is the sequence of the current record, shifted left by one, and in
 	// bit 0 whether somebody is writing the next. Writers compare-and-swap the
@@ -42,8 +43,10 @@ func Format(mem nvram.Memory, id Identity) error {
 		return fmt.Errorf("format state region of VM %q: %w", id.Name, err)
 	}
 	// The old header goes first: it must not be found before a wiped record.
-	if err := storeWord(mem, headerWordAt, 0); err != nil {
-		return fmt.Errorf("format state region of VM %q: %w", id.Name, err)
+	if get64(mem.Bytes(), headerWordAt) != 0 {
+		if err := storeWord(mem, headerWordAt, 0); err != nil {
+			return fmt.Errorf("format state region of VM %q: %w", id.Name, err)
+		}
 	}
 
 	first := Record{Sequence: 1, Status: StatusNone, Slot: -1, Launch: LaunchRef{Index: -1}}

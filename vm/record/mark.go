@@ -94,8 +94,8 @@ func (a *Area) mark(step string, next func(now Record) (Record, error)) (Record,
 		return Record{}, a.name(step, err)
 	}
 	current = r.Sequence
-	// Destroying the predecessor is what makes "once" hold on a medium that
-	// may later lose the record just written.
+	// This is what makes "once" hold on a medium that may later lose the record
+	// just written: there is no older one to be mistaken for the current.
 	if err := a.destroy(now.Sequence); err != nil {
 		return Record{}, a.name(step, err)
 	}
@@ -121,9 +121,13 @@ func (a *Area) write(r *Record) error {
 // destroy durably invalidates whatever is in the copy that the record with this
 // sequence belongs to.
 func (a *Area) destroy(sequence uint64) error {
-	at := copyAt(sequence)
-	if get64(a.mem.Bytes(), at+wordAt) == 0 {
+	at := copyAt(sequence) + wordAt
+	if get64(a.mem.Bytes(), at) == 0 && !a.unsure {
 		return nil
 	}
-	return storeWord(a.mem, at+wordAt, 0)
+	if err := storeWord(a.mem, at, 0); err != nil {
+		a.unsure = true
+		return err
+	}
+	return nil
 }

@@ -32,7 +32,8 @@ type Commit struct {
 
 // Prepare arms a save of the running VM. It may be called as soon as the VM is
 // marked running, and again at any time to arm with newer facts; any mark that
-// follows makes the save refuse with [ErrSuperseded]. All allocation is here.
+// follows makes the save refuse with [ErrSuperseded]. When it returns, an older
+// record that a power cut spared is durably gone. All allocation is here.
 func (a *Area) Prepare(known Arming) (*Commit, error) {
 	const step = "prepare a save"
 	a.mu.Lock()

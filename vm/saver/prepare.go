@@ -52,7 +52,7 @@ func (s *Saver) Cont(t *Target, mark Mark, paused bool) error {
 			if err != nil {
 				return err
 			}
-			if commit.Slot() < t.opt.Capacity {
+			if !t.opt.Volatile && commit.Slot() < t.opt.Capacity {
 				return fmt.Errorf("%s: slot smaller than the dump buffer", t.Name())
 			}
 			t.commit = commit
