@@ -7,6 +7,7 @@ import (
 	"net/http"
 
 	"github.com/nv-hypervisor/nv-hypervisor/nvram"
+	"github.com/nv-hypervisor/nv-hypervisor/qemu"
 	"github.com/nv-hypervisor/nv-hypervisor/vm"
 )
 
@@ -48,6 +49,10 @@ var causes = []cause{
 	{vm.ErrBusy, "busy", http.StatusConflict},
 	{vm.ErrState, "state", http.StatusConflict},
 	{vm.ErrInvalid, "invalid", http.StatusBadRequest},
+	{qemu.ErrInvalid, "invalid_guest", http.StatusBadRequest},
+	{qemu.ErrVersion, "qemu_version", http.StatusUnprocessableEntity},
+	{qemu.ErrNotSupported, "not_supported", http.StatusUnprocessableEntity},
+	{qemu.ErrGone, "qemu_gone", http.StatusConflict},
 	{nvram.ErrInvalidName, "invalid_name", http.StatusBadRequest},
 	{ErrTooLarge, "too_large", http.StatusRequestEntityTooLarge},
 	{ErrForbidden, "forbidden", http.StatusForbidden},
@@ -55,6 +60,16 @@ var causes = []cause{
 	{context.DeadlineExceeded, "timeout", http.StatusGatewayTimeout},
 	{context.Canceled, "canceled", http.StatusServiceUnavailable},
 	{ErrInternal, "internal", http.StatusInternalServerError},
+}
+
+// Codes returns every code of the API but "failed", which stands for all other
+// causes.
+func Codes() []Code {
+	var codes []Code
+	for _, c := range causes {
+		codes = append(codes, c.Code)
+	}
+	return codes
 }
 
 // Error is an error as the API tells it. It unwraps to the sentinel its Code

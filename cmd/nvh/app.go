@@ -111,7 +111,7 @@ guest continues at the next instruction.`,
 			root.AddCommand(c)
 		}
 	}
-	add("vm", a.createCommand(), a.startCommand(), a.stopCommand(), a.pauseCommand(), a.resumeCommand(),
+	add("vm", a.createCommand(), a.qemuCommand(), a.startCommand(), a.stopCommand(), a.pauseCommand(), a.resumeCommand(),
 		a.lsCommand(), a.infoCommand(), a.consoleCommand(), a.logsCommand(), a.monitorCommand(), a.rmCommand())
 	add("outage", a.saveCommand(), a.restoreCommand(), a.suspendCommand(), a.outageCommand(), a.eventsCommand())
 	add("host", a.nvramCommand(), a.statusCommand(), a.doctorCommand(), a.versionCommand())

@@ -13,7 +13,6 @@ import (
 
 	"github.com/nv-hypervisor/nv-hypervisor/api"
 	"github.com/nv-hypervisor/nv-hypervisor/host"
-	"github.com/nv-hypervisor/nv-hypervisor/nvram"
 	"github.com/nv-hypervisor/nv-hypervisor/vm"
 )
 
@@ -45,7 +44,7 @@ func (a *app) createCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			definition, err := definitionOf(cmd.Flags(), file, d)
+			definition, err := a.definitionOf(cmd.Flags(), file, d)
 			if err != nil {
 				return err
 			}
@@ -88,8 +87,8 @@ func definitionFlags(f *pflag.FlagSet, d *vm.Definition) {
 	f.BoolVar(&d.Volatile, "volatile", false, "RAM in DRAM: paused and lost in an outage")
 	f.StringVar(&d.Pool, "pool", "", "pool that holds the RAM (default the host's)")
 	f.IntVar(&d.Priority, "priority", 0, "0 to 1000; higher is saved and resumed earlier")
-	f.Var((*onLostFlag)(&d.OnLost), "on-lost", "without a valid image after an outage: boot or hold (default hold)")
-	f.Var(&d.StateSize, "state-size", "room for the volatile state, twice (default 8 MiB)")
+	f.Var((*onLostFlag)(&d.OnLost), "on-lost", "without a valid image after an outage: boot or hold (default boot)")
+	f.Var(&d.StateSize, "state-size", "room for the volatile state, allocated twice (default 8M)")
 	f.Lookup("state-size").DefValue = ""
 }
 
@@ -114,7 +113,7 @@ var flagFields = map[string]func(to, from *vm.Definition){
 }
 
 // definitionOf merges the file, if there is one, with the flags that were given.
-func definitionOf(f *pflag.FlagSet, file string, flags vm.Definition) (vm.Definition, error) {
+func (a *app) definitionOf(f *pflag.FlagSet, file string, flags vm.Definition) (vm.Definition, error) {
 	cwd, err := os.Getwd()
 	if err != nil {
 		return flags, err
@@ -123,7 +122,7 @@ func definitionOf(f *pflag.FlagSet, file string, flags vm.Definition) (vm.Defini
 	if file == "" {
 		return flags, nil
 	}
-	d, err := readDefinition(file, cwd)
+	d, err := a.readDefinition(file, cwd)
 	if err != nil {
 		return d, err
 	}
@@ -136,12 +135,12 @@ func definitionOf(f *pflag.FlagSet, file string, flags vm.Definition) (vm.Defini
 }
 
 // readDefinition reads a TOML file strictly.
-func readDefinition(file, cwd string) (vm.Definition, error) {
+func (a *app) readDefinition(file, cwd string) (vm.Definition, error) {
 	d := vm.Definition{}
 	d.Memory, d.CPUs = defaultMemory, 1
 	dir, read := filepath.Dir(file), func() (toml.MetaData, error) { return toml.DecodeFile(file, &d) }
 	if file == "-" {
-		dir, read = cwd, func() (toml.MetaData, error) { return toml.NewDecoder(os.Stdin).Decode(&d) }
+		dir, read = cwd, func() (toml.MetaData, error) { return toml.NewDecoder(a.stdin).Decode(&d) }
 	}
 	meta, err := read()
 	if err != nil {
@@ -188,9 +187,6 @@ func splitAtDash(cmd *cobra.Command, args []string) (name string, extra []string
 }
 
 func (a *app) create(cmd *cobra.Command, d vm.Definition, start bool) error {
-	if d.StateSize > 0 && d.StateSize < nvram.Bytes(1<<20) {
-		return usagef("state size %v is under 1 MiB", d.StateSize)
-	}
 	if err := api.CheckName(d.Name); err != nil {
 		return err
 	}

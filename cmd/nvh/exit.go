@@ -31,6 +31,7 @@ var codeExits = map[api.Code]int{
 	"usage":            exitUsage,
 	"invalid":          exitUsage,
 	"invalid_name":     exitUsage,
+	"invalid_guest":    exitUsage,
 	"too_large":        exitUsage,
 	"not_found":        exitNotFound,
 	"region_not_found": exitNotFound,
@@ -40,8 +41,10 @@ var codeExits = map[api.Code]int{
 	"state":            exitState,
 	"busy":             exitState,
 	"pool_locked":      exitState,
+	"qemu_gone":        exitState,
 	"unreachable":      exitUnreachable,
 	"refused":          exitRefused,
+	"qemu_version":     exitRefused,
 	"pool_full":        exitPoolFull,
 	"forbidden":        exitForbidden,
 	"pool_missing":     exitPoolDamaged,
@@ -116,9 +119,9 @@ func (a *app) report(err error) int {
 		fmt.Fprintf(a.stderr, "%s\n", line)
 		return code
 	}
-	fmt.Fprintf(a.stderr, "nvh: %s\n", e.Message)
+	fmt.Fprintf(a.stderr, "nvh: %s\n", oneLine(e.Message))
 	if e.Remedy != "" {
-		fmt.Fprintf(a.stderr, "remedy: %s\n", e.Remedy)
+		fmt.Fprintf(a.stderr, "remedy: %s\n", oneLine(e.Remedy))
 	}
 	return code
 }

@@ -44,10 +44,17 @@ func generateMan(root *cobra.Command, dir string) error {
 	return doc.GenManTree(root, header, dir)
 }
 
-func prepare(c *cobra.Command) {
+// prepare adds the commands that cobra itself brings, which are otherwise added
+// late, and keeps dates out of the pages.
+func prepare(root *cobra.Command) {
+	root.InitDefaultHelpCmd()
+	root.InitDefaultCompletionCmd()
+	withoutDate(root)
+}
+
+func withoutDate(c *cobra.Command) {
 	c.DisableAutoGenTag = true
-	c.InitDefaultCompletionCmd()
 	for _, sub := range c.Commands() {
-		prepare(sub)
+		withoutDate(sub)
 	}
 }
