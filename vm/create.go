@@ -20,6 +20,10 @@ import (
 // graphics card needs 0.3 to 0.5 MB.
 const DefaultStateSize = 8 * nvram.MiB
 
+// foreignStateSize is the default for a foreign command line, which without
+// -nodefaults has a graphics card with 16 MiB of its own.
+const foreignStateSize = 32 * nvram.MiB
+
 // maxPriority bounds Definition.Priority.
 const maxPriority = 1000
 
@@ -37,6 +41,9 @@ func (d *Definition) Normalise() error {
 	}
 	if d.StateSize == 0 {
 		d.StateSize = DefaultStateSize
+		if len(d.Raw) > 0 {
+			d.StateSize = foreignStateSize
+		}
 	}
 	invalid := func(format string, args ...any) error {
 		return fmt.Errorf("%s: %s: %w", d.Name, fmt.Sprintf(format, args...), ErrInvalid)

@@ -4,11 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"os"
-	"path/filepath"
-
-	"golang.org/x/sys/unix"
+	"strings"
 
 	"github.com/nv-hypervisor/nv-hypervisor/qemu"
 	"github.com/nv-hypervisor/nv-hypervisor/vm/record"
@@ -86,6 +83,9 @@ func (v *VM) recoverWithoutProcess(ctx context.Context, trace *trace) error {
 		return nil
 	case rec.Status == record.StatusSaved:
 		return v.resumeOrLose(ctx, trace)
+	case rec.Status == record.StatusRunning && intent != IntentStopped && v.damage() != "":
+		// A newer record was committed and is damaged: there may be an image.
+		return v.refused(ctx, trace, v.damage())
 	case rec.Status == record.StatusRunning && intent != IntentStopped:
 		return v.lost(ctx, trace, fmt.Sprintf("it was running in generation %d and no image of that moment was saved", rec.Generation))
 	}
@@ -94,6 +94,16 @@ func (v *VM) recoverWithoutProcess(ctx context.Context, trace *trace) error {
 	}
 	v.setState(Stopped, "")
 	return nil
+}
+
+// damage tells what is wrong with the VM's records; a power cut alone is never the
+// cause.
+func (v *VM) damage() string {
+	var text []string
+	for _, f := range v.area.Check() {
+		text = append(text, "The "+f.Part+" is damaged: "+f.Text+".")
+	}
+	return strings.Join(text, " ")
 }
 
 func (v *VM) resumeOrLose(ctx context.Context, trace *trace) error {
@@ -227,24 +237,12 @@ func (v *VM) takeOver(ctx context.Context, p *qemu.Process, encoded []byte) (Out
 // killOrphan ends a QEMU that was started but not yet remembered when the daemon
 // died: its guest never ran.
 func (v *VM) killOrphan() error {
-	conn, err := net.Dial("unix", filepath.Join(v.runtimeDir(), "qmp.sock"))
-	if err != nil {
+	pid, _, err := qemu.Find(qemu.Runtime{Dir: v.runtimeDir()})
+	if errors.Is(err, qemu.ErrGone) {
 		return nil
 	}
-	defer conn.Close()
-	raw, err := conn.(*net.UnixConn).SyscallConn()
 	if err != nil {
-		return err
+		return fmt.Errorf("%s: %w", v.Name(), err)
 	}
-	var cred *unix.Ucred
-	var credErr error
-	if err := raw.Control(func(fd uintptr) {
-		cred, credErr = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
-	}); err != nil {
-		return err
-	}
-	if credErr != nil {
-		return fmt.Errorf("%s: find the QEMU that answers on its socket: %w", v.Name(), credErr)
-	}
-	return qemu.KillPID(int(cred.Pid))
+	return qemu.KillPID(pid)
 }

@@ -2,6 +2,7 @@ package vm
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"os"
@@ -148,7 +149,7 @@ func (v *VM) validate(ctx context.Context) (image, error) {
 	}
 	facts := record.Facts{
 		RAM: region.ID, RAMSize: region.Size, QEMUVersion: binary.Version,
-		LaunchSHA256: img.record.Launch.SHA256, Disks: examineDisks(img.launch.Launch.Disks),
+		LaunchSHA256: sha256.Sum256(img.encoded), Disks: examineDisks(img.launch.Launch.Disks),
 	}
 	var reasons []string
 	for _, r := range record.Mismatch(img.record, facts) {

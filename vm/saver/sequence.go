@@ -363,6 +363,9 @@ func (t *Target) stamp(tr *trigger) {
 func (t *Target) dumpStart() int64 { return max(t.times.dumpSent, t.times.stopped) }
 
 func (t *Target) fail(f failure, line []byte) {
+	if t.commit != nil {
+		t.commit.Abort() // or its area would stay owned by this save
+	}
 	t.phase, t.failure = phaseFailed, f
 	t.detail = append(t.detail[:0], line[:min(len(line), detailSize)]...)
 }
