@@ -40,8 +40,11 @@ type Report = journal.Report
 // ErrDiskDamaged is wrapped by the error of VerifyDisk when records are missing or wrong.
 var ErrDiskDamaged = journal.ErrDamaged
 
-// DiskBad is a disk that lost a record it had acknowledged.
-const DiskBad = console.DiskBad
+// What a tick says of the guest's disk: every acknowledged record is there, or one was lost.
+const (
+	DiskOK  = console.DiskOK
+	DiskBad = console.DiskBad
+)
 
 // ParseLine reads one console line. It reports false for anything that is not one whole tick.
 func ParseLine(line string) (Tick, bool) { return console.Parse(line) }
