@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -13,28 +15,28 @@ import (
 // ErrGone is returned by Adopt when the process to adopt no longer exists.
 var ErrGone = errors.New("the QEMU process has ended")
 
-// Find names the QEMU that answers at rt's monitor, for a daemon that has started
-// one but died before it could write down which. When there is none the error is
-// ErrGone.
+// Find names the QEMU that was started with rt, for a daemon that has started one but died before it could write
+// down which. It is known by its arguments, which it has long before it answers. When there is none the
+// error is ErrGone; a process that is just being forked has no arguments of its own yet, see InUse.
 func Find(rt Runtime) (pid int, startTime uint64, err error) {
-	conn, err := net.Dial("unix", rt.qmpPath())
+	own := "\x00" + socketChardev(qmpID, rt.qmpPath()) + "\x00"
+	files, err := filepath.Glob("/proc/[0-9]*/cmdline")
 	if err != nil {
-		return 0, 0, fmt.Errorf("find the QEMU at %s: %w: %w", rt.qmpPath(), ErrGone, err)
+		return 0, 0, err
 	}
-	defer conn.Close()
-	raw, err := conn.(*net.UnixConn).SyscallConn()
-	if err != nil {
-		return 0, 0, fmt.Errorf("find the QEMU at %s: %w", rt.qmpPath(), err)
+	for _, file := range files {
+		argv, err := os.ReadFile(file)
+		if err != nil || !strings.Contains(string(argv), own) {
+			continue // what has ended meanwhile is none
+		}
+		pid, err := strconv.Atoi(filepath.Base(filepath.Dir(file)))
+		if err != nil {
+			continue
+		}
+		startTime, err := processStartTime(pid)
+		return pid, startTime, err
 	}
-	// The credentials are those of the process that listens.
-	var peer *unix.Ucred
-	var asked error
-	err = raw.Control(func(fd uintptr) { peer, asked = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED) })
-	if err := errors.Join(err, asked); err != nil {
-		return 0, 0, fmt.Errorf("find the QEMU at %s: %w", rt.qmpPath(), err)
-	}
-	startTime, err = processStartTime(int(peer.Pid))
-	return int(peer.Pid), startTime, err
+	return 0, 0, fmt.Errorf("find the QEMU at %s: %w", rt.qmpPath(), ErrGone)
 }
 
 // Adopt takes charge of a QEMU that an earlier run of this program has started,

@@ -57,6 +57,8 @@ type Runtime struct {
 	Incoming   bool     // waits for Load instead of booting
 	Paused     bool     // the first instruction waits for Cont
 	User       string   // user that QEMU becomes once everything is open; empty: stays the caller's
+
+	leashed bool // dies with this program
 }
 
 // Equal tells whether both start the same machine.

@@ -111,7 +111,7 @@ func probe(ctx context.Context, path string) (*Binary, error) {
 	}
 	defer os.RemoveAll(dir)
 
-	rt := Runtime{Dir: dir, Log: filepath.Join(dir, "qemu.log")}
+	rt := Runtime{Dir: dir, Log: filepath.Join(dir, "qemu.log"), leashed: true}
 	argv := []string{path, "-machine", "none", "-nodefaults", "-no-user-config", "-display", "none"}
 	argv = append(argv, monitorArgs("qmp", rt.qmpPath())...)
 	p, err := spawn(ctx, argv, rt, nil)

@@ -120,13 +120,22 @@ func TestMemoryIsUsedOnce(t *testing.T) {
 	onEach(t, func(t *testing.T, b *qemu.Binary) {
 		ctx := testContext(t)
 		l, rt := pin(t, b, small), newRuntime(t, small.Memory)
+		inUse := func(want bool) {
+			t.Helper()
+			if used, err := qemu.InUse(*rt.RAM, small.Memory); used != want || err != nil {
+				t.Errorf("memory in use: %v, %v, want %v", used, err, want)
+			}
+		}
+		inUse(false)
 		p := start(t, l, rt)
+		inUse(true)
 		other := newRuntime(t, 0)
 		other.RAM = rt.RAM
 		if _, err := qemu.Start(ctx, l, other); !errors.Is(err, qemu.ErrInUse) {
 			t.Errorf("second QEMU on one memory: %v, want ErrInUse", err)
 		}
 		must(t, p.Kill())
+		inUse(false)
 		start(t, l, other)
 	})
 }
@@ -241,5 +250,34 @@ func TestUnprivilegedUser(t *testing.T) {
 		must(t, q.Load(ctx, state))
 		must(t, q.Cont(ctx))
 		wantStatus(t, q, "running")
+	})
+}
+
+// TestFindBeforeItAnswers: what was forked is found at once, or its memory shows that it exists.
+func TestFindBeforeItAnswers(t *testing.T) {
+	onEach(t, func(t *testing.T, b *qemu.Binary) {
+		l, rt := pin(t, b, small), newRuntime(t, small.Memory)
+		ctx, cancel := context.WithCancel(testContext(t))
+		started := make(chan error, 1)
+		go func() {
+			_, err := qemu.Start(ctx, l, rt)
+			started <- err
+		}()
+		for found := false; !found; {
+			if used, err := qemu.InUse(*rt.RAM, small.Memory); err != nil || !used {
+				must(t, err)
+				continue
+			}
+			_, _, err := qemu.Find(rt)
+			found = err == nil
+		}
+		if _, err := os.Stat(filepath.Join(rt.Dir, "qmp.sock")); err == nil {
+			t.Error("it was found only once it had its monitor")
+		}
+		cancel()
+		<-started
+		if _, _, err := qemu.Find(rt); err == nil {
+			t.Error("a start that was cancelled has left a QEMU")
+		}
 	})
 }

@@ -7,6 +7,8 @@ import (
 	"os"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/nv-hypervisor/nv-hypervisor/nvram"
 )
 
 // ErrInUse is returned by Start when another QEMU already runs on the VM's RAM.
@@ -60,4 +62,18 @@ func (l Launch) lockRAM(f *os.File, rt Runtime) error {
 		return fmt.Errorf("lock the VM's memory %s: %w", rt.RAM.Path, err)
 	}
 	return nil
+}
+
+// InUse tells whether a QEMU, or what is about to become one, holds this memory.
+func InUse(b Backing, size nvram.Bytes) (bool, error) {
+	f, err := os.OpenFile(b.Path, os.O_RDWR, 0)
+	if err != nil {
+		return false, err
+	}
+	defer f.Close()
+	part := unix.Flock_t{Type: unix.F_WRLCK, Whence: int16(io.SeekStart), Start: int64(b.Offset), Len: int64(size)}
+	if err := unix.FcntlFlock(f.Fd(), unix.F_OFD_GETLK, &part); err != nil {
+		return false, fmt.Errorf("look who uses the VM's memory %s: %w", b.Path, err)
+	}
+	return part.Type != unix.F_UNLCK, nil
 }

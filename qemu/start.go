@@ -81,7 +81,7 @@ func spawn(ctx context.Context, argv []string, rt Runtime, ram *os.File) (*Proce
 	if st, err := log.Stat(); err == nil {
 		mark.start = st.Size()
 	}
-	child, err := fork(argv, log, ram)
+	child, err := fork(argv, log, ram, rt.leashed)
 	if err != nil {
 		return nil, fmt.Errorf("run %s: %w", argv[0], err)
 	}
@@ -117,7 +117,9 @@ func refuseLiveMonitor(path string) error {
 // program's threads may be real-time, and a guest's must not be until its owner
 // says so: the fork happens on a thread that is made an ordinary one first and
 // that is thrown away afterwards, which it is because it stays locked.
-func fork(argv []string, log, ram *os.File) (*os.Process, error) {
+//
+// A leashed child is killed when this program ends, whatever ends it.
+func fork(argv []string, log, ram *os.File, leashed bool) (*os.Process, error) {
 	null, err := os.Open(os.DevNull)
 	if err != nil {
 		return nil, err
@@ -132,6 +134,9 @@ func fork(argv []string, log, ram *os.File) (*os.Process, error) {
 	if ram != nil {
 		attr.Files = append(attr.Files, ram)
 	}
+	if leashed {
+		attr.Sys.Pdeathsig = unix.SIGKILL
+	}
 	type result struct {
 		child *os.Process
 		err   error
@@ -145,9 +150,28 @@ func fork(argv []string, log, ram *os.File) (*os.Process, error) {
 		}
 		child, err := os.StartProcess(argv[0], argv, attr)
 		done <- result{child, err}
+		if err == nil && leashed {
+			outlive(child.Pid)
+		}
 	}()
 	r := <-done
 	return r.child, r.err
+}
+
+// outlive returns when the child has ended. The kernel takes the end of the thread that has forked it, not that of the
+// program, for the death of its parent.
+func outlive(pid int) {
+	fd, err := unix.PidfdOpen(pid, 0)
+	if err != nil {
+		return
+	}
+	defer unix.Close(fd)
+	for {
+		n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, -1)
+		if n > 0 || !errors.Is(err, unix.EINTR) {
+			return
+		}
+	}
 }
 
 // becomeOrdinary takes raised priority from the calling thread. Giving up

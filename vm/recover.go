@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"strings"
+	"time"
 
 	"github.com/nv-hypervisor/nv-hypervisor/qemu"
 	"github.com/nv-hypervisor/nv-hypervisor/vm/record"
@@ -234,15 +235,34 @@ func (v *VM) takeOver(ctx context.Context, p *qemu.Process, encoded []byte) (Out
 	return outcome, nil
 }
 
+// orphanLimit bounds the wait for an orphan that was just being forked to show itself.
+const orphanLimit = 2 * time.Second
+
 // killOrphan ends a QEMU that was started but not yet remembered when the daemon
 // died: its guest never ran.
 func (v *VM) killOrphan() error {
-	pid, _, err := qemu.Find(qemu.Runtime{Dir: v.runtimeDir()})
-	if errors.Is(err, qemu.ErrGone) {
-		return nil
+	for end := time.Now().Add(orphanLimit); ; time.Sleep(5 * time.Millisecond) {
+		pid, _, err := qemu.Find(qemu.Runtime{Dir: v.runtimeDir()})
+		if err == nil {
+			err = qemu.KillPID(pid)
+		}
+		if err != nil && !errors.Is(err, qemu.ErrGone) {
+			return fmt.Errorf("%s: %w", v.Name(), err)
+		}
+		if !v.ramInUse() || time.Now().After(end) { // Start names whoever is left
+			return nil
+		}
 	}
+}
+
+func (v *VM) ramInUse() bool {
+	if v.pool == nil {
+		return false
+	}
+	region, err := v.pool.Region(v.ramName())
 	if err != nil {
-		return fmt.Errorf("%s: %w", v.Name(), err)
+		return false
 	}
-	return qemu.KillPID(pid)
+	used, err := qemu.InUse(qemu.Backing{Path: region.Path, Offset: region.Offset}, region.Size)
+	return err == nil && used
 }

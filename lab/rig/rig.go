@@ -157,6 +157,7 @@ func (r *Rig) Start(ctx context.Context) error {
 	}
 	cmd := exec.Command(filepath.Join(r.opt.Bin, "nvhd"), "-config", r.ConfigPath())
 	cmd.Stdout, cmd.Stderr = log, log
+	cmd.Env = append(os.Environ(), "TMPDIR="+r.Dir)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	if err := cmd.Start(); err != nil {
 		return fmt.Errorf("rig: start nvhd: %w", err)
@@ -222,13 +223,19 @@ func (r *Rig) Stop() error {
 	return err
 }
 
-// QEMUs lists the process ids of this rig's QEMUs.
-func (r *Rig) QEMUs() []int {
+// QEMUs lists the process ids of this rig's QEMUs that serve a VM.
+func (r *Rig) QEMUs() []int { return r.processes("path=" + r.Dir + "/run/vms/") }
+
+// Probes lists the process ids of QEMUs that the daemon asks what they can do.
+func (r *Rig) Probes() []int { return r.processes("path=" + r.Dir + "/nvh-probe-") }
+
+// processes finds live processes by a part of their arguments.
+func (r *Rig) processes(argument string) []int {
 	paths, _ := filepath.Glob("/proc/[0-9]*/cmdline")
 	var pids []int
 	for _, path := range paths {
 		content, err := os.ReadFile(path)
-		if err != nil || !bytes.Contains(content, []byte("path="+r.Dir+"/run/vms/")) {
+		if err != nil || !bytes.Contains(content, []byte(argument)) {
 			continue
 		}
 		pid, err := strconv.Atoi(filepath.Base(filepath.Dir(path)))

@@ -119,6 +119,7 @@ func New(config Config) (*Saver, error) {
 		unix.Close(s.wake)
 		return nil, err
 	}
+	s.reserve() // an outage may come before the first VM does
 	started := make(chan struct{})
 	go s.loop(started)
 	<-started
