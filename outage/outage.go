@@ -2,7 +2,7 @@
 // states, events, a timeline on disk; and, when power comes back before the host
 // dies, continues the guests in place.
 //
-//	         event (signal, simulate)            power back (Clear)
+//	         event (signal, simulate)            power back (detector, Clear)
 //	idle ───────────────────────────▶ active ───────────────────────▶ clearing ──▶ idle
 //	                                    │ the host dies: nothing more happens here;
 //	                                    ▼ the next daemon recovers from the records
@@ -61,11 +61,38 @@ func New(s *saver.Saver, store *Store, fleet Fleet, clock *Clock, log *slog.Logg
 	c := &Controller{saver: s, store: store, fleet: fleet, clock: clock, log: log, done: make(chan struct{}), resume: max(1, parallel)}
 	go func() {
 		defer close(c.done)
-		for r := range s.Outages() {
-			c.noteOutage(r)
-		}
+		c.follow()
 	}()
 	return c
+}
+
+func (c *Controller) follow() {
+	for {
+		select {
+		case r, open := <-c.saver.Outages():
+			if !open {
+				return
+			}
+			c.noteOutage(r)
+		case <-c.saver.PowerBack():
+			c.powerIsBack()
+		}
+	}
+}
+
+// powerIsBack ends the outage that a detector said is over. The outage itself was
+// told of before, but perhaps not read yet.
+func (c *Controller) powerIsBack() {
+	select {
+	case r, open := <-c.saver.Outages():
+		if open {
+			c.noteOutage(r)
+		}
+	default:
+	}
+	if _, err := c.Clear(context.Background()); err != nil && !errors.Is(err, ErrNoOutage) {
+		c.log.Error("continue after power came back", "error", err)
+	}
 }
 
 // Wait returns when the saver is closed and its last outage has been noted.
@@ -215,6 +242,9 @@ func (c *Clock) Timeline(r *saver.Result) Timeline {
 		t.Kind = "outage"
 	}
 	t.Steps = []Step{{Name: "wake", Start: 0, End: since(r.EventNS, r.WokenNS)}}
+	if r.Parked.End != 0 {
+		t.Steps = append(t.Steps, Step{Name: r.Parked.Name, Start: since(r.EventNS, r.Parked.Start), End: since(r.EventNS, r.Parked.End)})
+	}
 	for _, v := range r.VMs {
 		vt := VMTimeline{Name: v.Name, Priority: v.Priority, Volatile: v.Volatile, StateSize: int64(v.StateSize)}
 		vt.Steps = Steps(r.EventNS, v.Steps)

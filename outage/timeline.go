@@ -29,7 +29,7 @@ type VMTimeline struct {
 }
 
 // Step is one named step. The names of an outage are wake, stop, dump, check,
-// copy, commit; those of a recovery validate, spawn, load, mark, cont.
+// copy, flush, commit and park; those of a recovery validate, spawn, load, mark, cont.
 type Step struct {
 	Name  string `json:"name"`
 	Start Micros `json:"start_us"` // since the event

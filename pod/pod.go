@@ -7,6 +7,11 @@
 // sources during one outage make one outage.
 package pod
 
+import "github.com/nv-hypervisor/nv-hypervisor/vm/saver"
+
+// Event is what a source announces: saver.None, saver.Outage or saver.PowerBack.
+type Event = saver.Event
+
 // Source announces outages.
 type Source interface {
 	// FD is polled for reading. It stays the same for the life of the source.
@@ -14,9 +19,9 @@ type Source interface {
 	// Name tells operators where an event came from, e.g. "signal SIGPWR".
 	Name() string
 	// Decode is called with what was read from FD, on the saver's thread: it must
-	// not block or allocate. It reports whether this announces an outage, and
-	// CLOCK_MONOTONIC of the event in nanoseconds, or 0 when the source cannot tell.
-	Decode(p []byte) (outage bool, eventNS int64)
+	// not block or allocate. It reports what this announces, and CLOCK_MONOTONIC of
+	// the event in nanoseconds, or 0 when the source cannot tell.
+	Decode(p []byte) (event Event, eventNS int64)
 	// Close releases the descriptor. The source must not be watched any more.
 	Close() error
 }

@@ -15,6 +15,9 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/nv-hypervisor/nv-hypervisor/pod"
+	"github.com/nv-hypervisor/nv-hypervisor/vm/saver"
 )
 
 // Source is a signalfd.
@@ -83,8 +86,11 @@ func (s *Source) FD() int { return s.fd }
 func (s *Source) Name() string { return s.name }
 
 // Decode implements pod.Source. The kernel does not say when a signal was sent.
-func (s *Source) Decode(p []byte) (bool, int64) {
-	return len(p) >= int(unsafe.Sizeof(unix.SignalfdSiginfo{})), 0
+func (s *Source) Decode(p []byte) (pod.Event, int64) {
+	if len(p) < int(unsafe.Sizeof(unix.SignalfdSiginfo{})) {
+		return saver.None, 0
+	}
+	return saver.Outage, 0
 }
 
 // Close implements pod.Source.

@@ -33,6 +33,7 @@ type Result struct {
 	Source  string
 	EventNS int64 // CLOCK_MONOTONIC of the event
 	WokenNS int64 // when the saver's thread took it up
+	Parked  Step  // the host was blocked after the last commit; zero: it was not
 	VMs     []VMResult
 
 	source int
@@ -57,6 +58,7 @@ func (s *Saver) report(tr *trigger) {
 	r := s.free[len(s.free)-1]
 	s.free = s.free[:len(s.free)-1]
 	r.Outage, r.source, r.EventNS, r.WokenNS = tr.outage, tr.source, tr.eventNS, tr.wokenNS
+	r.Parked = Step{Name: "park", Start: tr.parkedNS, End: tr.unparkedNS}
 	r.raw = r.raw[:0]
 	for _, t := range s.targets {
 		if !t.selected(tr) {
@@ -70,6 +72,7 @@ func (s *Saver) report(tr *trigger) {
 	if tr.outage {
 		s.decode(r)
 		s.outage <- r
+		s.tellPowerBack()
 	}
 }
 
@@ -103,7 +106,7 @@ func (raw *rawResult) decode() VMResult {
 	dump := max(tm.dumpSent, tm.stopped)
 	for _, st := range []Step{
 		{"stop", tm.stopSent, tm.stopped}, {"dump", dump, tm.dumped}, {"check", tm.dumped, tm.checked},
-		{"copy", tm.checked, tm.copied}, {"commit", tm.copied, tm.committed},
+		{"copy", tm.checked, tm.copied}, {"flush", tm.flushing, tm.flushed}, {"commit", max(tm.copied, tm.flushed), tm.committed},
 	} {
 		if st.Start != 0 && st.End != 0 {
 			v.Steps = append(v.Steps, st)
@@ -134,6 +137,8 @@ func (f failure) text(t *Target, detail []byte) string {
 		return "a disk image could not be examined"
 	case failCommit:
 		return "NVRAM reported an error while the state was written"
+	case failCaches:
+		return "the CPU caches in front of its memory could not be written back; it was not committed"
 	}
 	return "unknown failure"
 }
@@ -146,21 +151,45 @@ func (s *Saver) triggered(n int) bool {
 			unix.Read(s.wake, s.input)
 			continue
 		}
-		for j, src := range s.sources {
-			if int32(src.FD()) != fd {
-				continue
-			}
-			k, err := unix.Read(int(fd), s.input)
-			if err != nil || k <= 0 {
-				continue
-			}
-			if is, at := src.Decode(s.input[:k]); is && !s.active {
-				s.trigger = trigger{armed: true, outage: true, source: j, eventNS: at}
-				s.trigger.name(time.Now())
-			}
+		source, event, at := s.hear(fd)
+		switch {
+		case event == Outage && !s.active:
+			s.trigger = trigger{armed: true, outage: true, source: source, eventNS: at}
+			s.trigger.name(time.Now())
+		case event == PowerBack && s.active:
+			s.powerBack = true
+			s.tellPowerBack()
 		}
 	}
 	return s.trigger.armed
+}
+
+// hear reads what a detector has to say.
+func (s *Saver) hear(fd int32) (source int, event Event, at int64) {
+	for i, src := range s.sources {
+		if int32(src.FD()) != fd {
+			continue
+		}
+		k, err := unix.Read(int(fd), s.input)
+		if err != nil || k <= 0 {
+			return i, None, 0
+		}
+		event, at = src.Decode(s.input[:k])
+		return i, event, at
+	}
+	return -1, None, 0
+}
+
+// tellPowerBack passes the news on, once an outage.
+func (s *Saver) tellPowerBack() {
+	if !s.powerBack {
+		return
+	}
+	s.powerBack = false
+	select {
+	case s.back <- struct{}{}:
+	default:
+	}
 }
 
 // name gives the save its id: the wall-clock time and what it is.
@@ -212,7 +241,11 @@ func (s *Saver) Save(ctx context.Context, only *Target) (*Result, error) {
 // that the save raised.
 func (s *Saver) Clear() error {
 	return s.call(context.Background(), func() error {
-		s.active = false
+		s.active, s.powerBack = false, false
+		select {
+		case <-s.back: // news of this outage
+		default:
+		}
 		for _, t := range s.targets {
 			s.lower(t)
 		}

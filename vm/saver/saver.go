@@ -39,15 +39,35 @@ var (
 	ErrUnarmed = errors.New("the VM is not armed for an emergency save")
 )
 
+// Event is what a detector announces.
+type Event uint8
+
+// The events. Detectors that speak again during one outage tell of the same one.
+const (
+	None      Event = iota
+	Outage          // the power is failing
+	PowerBack       // it is not, or no more
+)
+
 // Source is where outages are announced: a readable descriptor, polled by the
 // saver's thread itself so that nothing stands between the event and the first
 // stop. Decode is called on that thread with the bytes read; it must not block or
-// allocate. It reports whether the bytes announce an outage, and CLOCK_MONOTONIC
-// of the event in nanoseconds, or 0 when the source cannot tell.
+// allocate. It reports what the bytes announce, and CLOCK_MONOTONIC of the event in
+// nanoseconds, or 0 when the source cannot tell.
 type Source interface {
 	FD() int
 	Name() string
-	Decode(p []byte) (outage bool, eventNS int64)
+	Decode(p []byte) (event Event, eventNS int64)
+}
+
+// Hardware is what a host can do with help of its kernel. Its methods are called
+// on the saver's thread and must not allocate.
+type Hardware interface {
+	// Flush writes back the caches of all CPUs and returns when that is done.
+	Flush() error
+	// Park blocks all memory operations of the host until power is back, which it
+	// reports, or the time is over.
+	Park(limit time.Duration) (powerBack bool, err error)
 }
 
 // Config bounds a Saver.
@@ -56,6 +76,7 @@ type Config struct {
 	InFlight int           // dumps at once; 0: one per core and one more
 	Deadline time.Duration // a save that takes longer is given up; 0: 10 s
 	Hung     time.Duration // a VM silent for this long no longer holds up others; 0: 250 ms
+	Park     time.Duration // how long the host is blocked after the last commit of an outage; 0: not
 }
 
 // realtimePriority of the saver's own thread: above every QEMU thread.
@@ -67,7 +88,8 @@ type Saver struct {
 	epoll  int
 	wake   int // eventfd
 	done   chan struct{}
-	outage chan *Result // completed outage sequences, for the outage controller
+	outage chan *Result  // completed outage sequences, for the outage controller
+	back   chan struct{} // power is back, for the outage controller
 
 	mu       sync.Mutex
 	mailbox  []func() // run by the thread between saves
@@ -75,16 +97,18 @@ type Saver struct {
 	realtime bool // SCHED_FIFO was granted
 
 	// Owned by the thread.
-	targets []*Target // in order of priority
-	byFD    map[int32]*Target
-	sources []Source
-	pending []*Target // targets with a waiter
-	events  []unix.EpollEvent
-	input   []byte
-	active  bool // an outage lasts
-	trigger trigger
-	free    []*Result
-	result  *Result
+	targets   []*Target // in order of priority
+	byFD      map[int32]*Target
+	sources   []Source
+	hardware  Hardware  // nil: none
+	pending   []*Target // targets with a waiter
+	events    []unix.EpollEvent
+	input     []byte
+	active    bool // an outage lasts
+	powerBack bool // announced since the outage began, and not told yet
+	trigger   trigger
+	free      []*Result
+	result    *Result
 }
 
 // New starts the thread. Every Saver must be closed.
@@ -102,6 +126,7 @@ func New(config Config) (*Saver, error) {
 		config: config,
 		done:   make(chan struct{}),
 		outage: make(chan *Result, 4),
+		back:   make(chan struct{}, 1),
 		byFD:   make(map[int32]*Target),
 		events: make([]unix.EpollEvent, 64),
 		input:  make([]byte, 4096),
@@ -135,6 +160,18 @@ func (s *Saver) Realtime() bool {
 
 // Outages delivers the result of every save that a Source or Simulate announced.
 func (s *Saver) Outages() <-chan *Result { return s.outage }
+
+// PowerBack delivers the news that power is back during an outage. Clear ends it.
+func (s *Saver) PowerBack() <-chan struct{} { return s.back }
+
+// SetHardware says what the host can do, nil for nothing. It is called before
+// the first VM that needs it is attached.
+func (s *Saver) SetHardware(h Hardware) error {
+	return s.call(context.Background(), func() error {
+		s.hardware = h
+		return nil
+	})
+}
 
 // Close ends the thread and closes every attached target. Guests are not touched.
 func (s *Saver) Close() {

@@ -15,9 +15,14 @@ import (
 //	                           │                                          │
 //	                           └──────(migrate sent along with stop)──────┤ MIGRATION completed
 //	                                                                      ▼
-//	        failed ◀── error, timeout, bad dump ──────────────────────  dumped ──▶ committed
+//	        failed ◀── error, timeout, bad dump ──────────────────────  dumped ──────────▶ committed
+//	           ▲                                                          │ volatile caches    ▲
+//	           └──────────────── caches cannot be written back ────────  copied ──wave flushed─┘
 //
-// A volatile VM ends at stopped.
+// A volatile VM ends at stopped. A VM whose memory lies behind CPU caches that lose
+// their content with the power waits in copied until a wave is full or nothing more is
+// in flight: then one flush of all caches makes the guest RAM and the states of the
+// whole wave durable, and its records are committed in order of priority.
 type phase uint8
 
 const (
@@ -26,6 +31,7 @@ const (
 	phaseStopped
 	phaseDumping
 	phaseDumped
+	phaseCopied
 	phaseCommitted
 	phaseFailed
 )
@@ -44,11 +50,12 @@ const (
 	failSize            // the dump is larger than the slot
 	failDisk            // a disk image could not be examined
 	failCommit          // NVRAM reported an error
+	failCaches          // the CPU caches could not be written back
 )
 
 // times are instants of CLOCK_MONOTONIC in nanoseconds; 0 is "did not happen".
 type times struct {
-	stopSent, stopped, dumpSent, dumped, checked, copied, committed int64
+	stopSent, stopped, dumpSent, dumped, checked, copied, flushing, flushed, committed int64
 }
 
 // trigger is what starts a save.
@@ -58,9 +65,12 @@ type trigger struct {
 	source  int  // index of the Source, or -1
 	eventNS int64
 	wokenNS int64
-	only    *Target // one VM, or nil for all
-	id      [32]byte
-	idLen   int
+
+	parkedNS, unparkedNS int64 // when the host was blocked after the last commit
+
+	only  *Target // one VM, or nil for all
+	id    [32]byte
+	idLen int
 }
 
 // run is the hot path: from the trigger to the last commit.
@@ -73,7 +83,7 @@ func (s *Saver) run() {
 	}
 	tr.wokenNS = woken
 	if tr.outage {
-		s.active = true
+		s.active, s.powerBack = true, false
 	}
 	for _, t := range s.targets {
 		t.begin(tr)
@@ -101,7 +111,25 @@ func (s *Saver) run() {
 		}
 		s.receiveAll(s.poll(s.patience(now, deadline)))
 	}
+	s.seal(tr)
 	s.report(tr)
+}
+
+// seal blocks all memory operations of the host after the last commit of an outage, if
+// it was told to and can: nothing can change what was committed. It returns when power
+// is back or the time is over.
+func (s *Saver) seal(tr *trigger) {
+	if !tr.outage || s.hardware == nil || s.config.Park <= 0 || s.powerBack {
+		return
+	}
+	tr.parkedNS = monotonic()
+	back, err := s.hardware.Park(s.config.Park)
+	tr.unparkedNS = monotonic()
+	if err != nil {
+		tr.parkedNS, tr.unparkedNS = 0, 0
+		return
+	}
+	s.powerBack = s.powerBack || back
 }
 
 // begin resets what the last save left.
@@ -147,8 +175,8 @@ func (s *Saver) advance(tr *trigger, now, deadline int64) bool {
 		if !t.selected(tr) {
 			continue
 		}
-		if t.phase == phaseDumped {
-			t.finish(tr)
+		if t.phase == phaseDumped && t.finish() && !t.opt.VolatileCaches {
+			t.commitRecord(tr)
 		}
 		if now > deadline && (t.phase == phaseStopping || t.phase == phaseDumping) {
 			t.fail(failTimeout, nil)
@@ -174,7 +202,47 @@ func (s *Saver) advance(tr *trigger, now, deadline int64) bool {
 		inFlight++
 		waiting = true
 	}
+	s.flushWave(tr, inFlight)
 	return waiting
+}
+
+// flushWave writes back the CPU caches for the VMs that wait for it, and commits them.
+func (s *Saver) flushWave(tr *trigger, inFlight int) {
+	wave := 0
+	for _, t := range s.targets {
+		if t.selected(tr) && t.phase == phaseCopied {
+			wave++
+		}
+	}
+	if wave == 0 || inFlight > 0 && wave < s.config.InFlight {
+		return
+	}
+	start := monotonic()
+	flushed := s.hardware != nil && s.hardware.Flush() == nil
+	end := monotonic()
+	for _, t := range s.targets {
+		if !t.selected(tr) || t.phase != phaseCopied {
+			continue
+		}
+		t.times.flushing, t.times.flushed = start, end
+		if !flushed && !t.flushLines(tr) {
+			t.fail(failCaches, nil)
+			continue
+		}
+		t.commitRecord(tr)
+	}
+}
+
+// flushLines writes back the VM's RAM line by line, from this thread: slow, but it
+// reaches the caches of every CPU. It is the way without hardware help.
+func (t *Target) flushLines(tr *trigger) bool {
+	if t.opt.FlushRAM == nil || tr.outage && !t.opt.SlowFlush {
+		return false
+	}
+	t.times.flushing = monotonic()
+	ok := t.opt.FlushRAM() == nil
+	t.times.flushed = monotonic()
+	return ok
 }
 
 // patience is how long to sleep at most, in milliseconds: a hung dump must free
@@ -206,8 +274,10 @@ func (s *Saver) receiveAll(n int) {
 			}
 			continue
 		}
-		if fd != int32(s.wake) {
-			unix.Read(int(fd), s.input)
+		if fd == int32(s.wake) {
+			unix.Read(s.wake, s.input) // the mail is looked at after the save
+		} else if _, event, _ := s.hear(fd); event == PowerBack {
+			s.powerBack = true
 		}
 	}
 }
@@ -277,10 +347,9 @@ func (t *Target) stopped(now int64) {
 	}
 }
 
-// finish checks a completed dump, copies it to NVRAM and commits it. QEMU's word
-// that it is done is not enough: the stream must be there from its magic to its
-// end marker.
-func (t *Target) finish(tr *trigger) {
+// finish checks a completed dump and copies it to NVRAM. QEMU's word that it is done is
+// not enough: the stream must be there from its magic to its end marker.
+func (t *Target) finish() bool {
 	length, err := unix.Seek(t.writer, 0, unix.SEEK_CUR)
 	if err != nil || !t.whole(length) {
 		if length > int64(t.opt.Capacity) {
@@ -288,19 +357,25 @@ func (t *Target) finish(tr *trigger) {
 		} else {
 			t.fail(failStream, nil)
 		}
-		return
+		return false
 	}
 	t.length = int(length)
 	if !t.examineDisks() {
 		t.fail(failDisk, nil)
-		return
+		return false
 	}
 	t.times.checked = monotonic()
 	if t.commit.Copy(t.dumpMap[:t.length]) != nil || t.commit.Fence() != nil {
 		t.fail(failCommit, nil)
-		return
+		return false
 	}
 	t.times.copied = monotonic()
+	t.phase = phaseCopied
+	return true
+}
+
+// commitRecord makes the image valid. All it stands for is durable by now.
+func (t *Target) commitRecord(tr *trigger) {
 	t.stamp(tr)
 	if t.commit.Commit() != nil {
 		t.fail(failCommit, nil)
@@ -355,8 +430,16 @@ func (t *Target) stamp(tr *trigger) {
 	t.commit.SetStep(2, record.StepDump, since(t.dumpStart()), since(t.times.dumped))
 	t.commit.SetStep(3, record.StepCheck, since(t.times.dumped), since(t.times.checked))
 	t.commit.SetStep(4, record.StepCopy, since(t.times.checked), since(t.times.copied))
-	t.commit.SetStep(5, record.StepCommit, since(t.times.copied), 0)
+	commit := 5
+	if t.times.flushed != 0 {
+		t.commit.SetStep(commit, record.StepFlush, since(t.times.flushing), since(t.times.flushed))
+		commit++
+	}
+	t.commit.SetStep(commit, record.StepCommit, since(t.durable()), 0)
 }
+
+// durable is when the image needed nothing more but its record.
+func (t *Target) durable() int64 { return max(t.times.copied, t.times.flushed) }
 
 // dumpStart is when QEMU could begin to dump: where the command went out along
 // with stop, the end of the stop.

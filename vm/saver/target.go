@@ -38,6 +38,14 @@ type Options struct {
 	Capacity int    // bytes a dump may take: the size of a slot
 	FileURI  bool   // hand the descriptor over as an fdset and dump to "file:" (QEMU ≥ 8.2)
 	Disks    []Disk
+
+	// VolatileCaches: dirty lines of the guest's RAM in CPU caches are lost with the
+	// power, so its record waits for a flush of all caches.
+	VolatileCaches bool
+	// FlushRAM writes back the guest's RAM where the host has no Hardware to do it. It
+	// takes about as long as reading the RAM, so an outage uses it only with SlowFlush.
+	FlushRAM  func() error
+	SlowFlush bool
 }
 
 // Target is one VM, prepared: connection open, descriptor passed, commands
