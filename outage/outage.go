@@ -108,14 +108,15 @@ func (c *Controller) Active() *Timeline {
 // noteOutage takes note of a finished sequence.
 func (c *Controller) noteOutage(r *saver.Result) {
 	t := c.clock.Timeline(r)
+	// The timeline first: darkness may be near, and whoever sees a VM saved may ask for it.
+	if err := c.store.Put(t); err != nil {
+		c.log.Error("keep the timeline", "outage", t.ID, "error", err)
+	}
 	c.fleet.Notify("outage-begin", "", map[string]string{"id": t.ID, "source": t.Source})
 	for _, v := range r.VMs {
 		if m := c.fleet.VM(v.Name); m != nil {
 			m.NoteSaved(v, r.ID)
 		}
-	}
-	if err := c.store.Put(t); err != nil {
-		c.log.Error("keep the timeline", "outage", t.ID, "error", err)
 	}
 	c.fleet.Notify("outage-committed", "", map[string]string{"id": t.ID, "outcome": t.Outcome})
 	c.log.Warn("outage", "id", t.ID, "source", t.Source, "outcome", t.Outcome, "duration", t.Duration.Duration())

@@ -224,6 +224,11 @@ func (v *VM) takeOver(ctx context.Context, p *qemu.Process, encoded []byte) (Out
 	} else if status == "prelaunch" {
 		return "", errStartOver
 	}
+	if err := v.checkCaches(); err != nil { // it runs already: say so, and keep it
+		v.mu.Lock()
+		v.warn("%v. %s", err, Remedy(err))
+		v.mu.Unlock()
+	}
 	if err := awaitSettled(ctx, p); err != nil {
 		return "", fmt.Errorf("%s: %w", v.Name(), err)
 	}

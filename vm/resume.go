@@ -73,6 +73,9 @@ func (v *VM) resume(ctx context.Context) ([]saver.Step, error) {
 }
 
 func (v *VM) tryResume(ctx context.Context, trace *trace) error {
+	if err := v.checkCaches(); err != nil {
+		return err
+	}
 	var img image
 	if err := trace.do("validate", func() (err error) { img, err = v.validate(ctx); return err }); err != nil {
 		return err

@@ -120,6 +120,9 @@ func (v *VM) warn(format string, args ...any) {
 }
 
 func (v *VM) tryBoot(ctx context.Context) error {
+	if err := v.checkCaches(); err != nil {
+		return err
+	}
 	launch, err := v.pin(ctx)
 	if err != nil {
 		return err
@@ -238,6 +241,7 @@ func (v *VM) connect(ctx context.Context, p *qemu.Process, launch qemu.Launch) (
 			return nil, fmt.Errorf("%s: %w", v.Name(), err)
 		}
 		opt.Disks = disks
+		v.prepareCaches(&opt)
 	}
 	t, err := saver.Connect(ctx, opt)
 	if err != nil {

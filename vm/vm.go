@@ -34,8 +34,17 @@ type Env struct {
 	BootID     record.UUID
 	User       string // user that QEMU runs as; empty: the daemon's
 	Log        *slog.Logger
+	Caches     Caches
 	// Notify reports what happened to a VM; it must not block.
 	Notify func(event, vm string, data map[string]string)
+}
+
+// Caches says how a host deals with CPU caches that lose their content with the power. The zero value is a host
+// where none do.
+type Caches struct {
+	Volatile  func(Pool) bool // in front of this pool's memory; nil: nowhere
+	Flushable func() bool     // the kernel can write all of them back within an outage; nil: it cannot
+	Slow      bool            // VMs may run although it cannot: their RAM is then written back line by line
 }
 
 // Pool is the VM's view of the pool its RAM lies in; *nvram.Pool implements it.
