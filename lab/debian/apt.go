@@ -118,16 +118,30 @@ func (a *Apt) Version(ctx context.Context, pkg, release string) (string, error) 
 
 // OnlyDependency resolves a metapackage: it returns the one package that pkg depends on.
 func (a *Apt) OnlyDependency(ctx context.Context, pkg, release string) (string, error) {
-	out, err := a.run(ctx, a.dir, "apt-cache", "show", "--no-all-versions", pkg+"/"+release)
+	depends, err := a.Depends(ctx, pkg, release)
 	if err != nil {
 		return "", err
 	}
-	depends, _ := field(out, "Depends")
-	name, _, _ := strings.Cut(depends, " ")
-	if name == "" || strings.ContainsAny(depends, ",|") {
+	if len(depends) != 1 {
 		return "", fmt.Errorf("package %s depends on %q: want one package", pkg, depends)
 	}
-	return name, nil
+	return depends[0], nil
+}
+
+// Depends returns the names of the packages that pkg depends on, of alternatives the first.
+func (a *Apt) Depends(ctx context.Context, pkg, release string) ([]string, error) {
+	out, err := a.run(ctx, a.dir, "apt-cache", "show", "--no-all-versions", pkg+"/"+release)
+	if err != nil {
+		return nil, err
+	}
+	depends, _ := field(out, "Depends")
+	var names []string
+	for _, relation := range strings.Split(depends, ",") {
+		if words := strings.Fields(relation); len(words) > 0 {
+			names = append(names, words[0])
+		}
+	}
+	return names, nil
 }
 
 func field(stanza, name string) (string, bool) {
