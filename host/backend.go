@@ -24,6 +24,7 @@ type Status struct {
 	Outage     string         `json:"outage,omitempty"` // id of the outage in progress
 	Recovering bool           `json:"recovering"`       // VMs are still being brought back after a start
 	Signal     string         `json:"signal"`           // signal that announces an outage
+	Detectors  []string       `json:"detectors"`        // what is watched, the signal among it
 	Accel      string         `json:"accel"`            // "kvm" or "tcg"
 	Realtime   bool           `json:"realtime"`         // SCHED_FIFO and locked memory granted
 	VMs        map[string]int `json:"vms"`              // number of VMs by state

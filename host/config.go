@@ -6,11 +6,13 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/BurntSushi/toml"
 	"golang.org/x/sys/unix"
 
 	"github.com/nv-hypervisor/nv-hypervisor/nvram"
+	"github.com/nv-hypervisor/nv-hypervisor/pod/kmod"
 	"github.com/nv-hypervisor/nv-hypervisor/pod/signal"
 	"github.com/nv-hypervisor/nv-hypervisor/vm"
 )
@@ -25,6 +27,9 @@ type Config struct {
 	Socket     string       `toml:"socket"`      // of the API
 	Group      string       `toml:"group"`       // whose members may use the API
 	Signal     string       `toml:"signal"`      // that announces an outage: SIGPWR, SIGUSR1, SIGUSR2
+	PodDevice  string       `toml:"pod_device"`  // of the kernel module nvh_pod; used if it is there; "" for never
+	Park       Duration     `toml:"park"`        // how long nvh_pod blocks the host after the last commit; 0: not at all
+	SlowFlush  bool         `toml:"slow_flush"`  // volatile CPU caches may be written back line by line in an outage
 	QEMU       string       `toml:"qemu"`        // binary for VMs that name none
 	QEMUUser   string       `toml:"qemu_user"`   // user that QEMU runs as; empty: the daemon's
 	Realtime   bool         `toml:"realtime"`    // real-time priority and locked memory for the save
@@ -36,6 +41,19 @@ type Config struct {
 	implicit bool   // the pool is the built-in one
 }
 
+// Duration is a time.Duration that is written like "30s".
+type Duration time.Duration
+
+// UnmarshalText reads what time.ParseDuration reads.
+func (d *Duration) UnmarshalText(text []byte) error {
+	v, err := time.ParseDuration(string(text))
+	*d = Duration(v)
+	return err
+}
+
+// String writes it so.
+func (d Duration) String() string { return time.Duration(d).String() }
+
 // PoolConfig names an initialised pool.
 type PoolConfig struct {
 	Name string `toml:"name"`
@@ -46,7 +64,7 @@ type PoolConfig struct {
 func defaults() Config {
 	return Config{
 		StateDir: "/var/lib/nvh", RuntimeDir: "/run/nvh", Signal: "SIGPWR", Realtime: true,
-		QEMU: "/usr/bin/qemu-system-x86_64",
+		QEMU: "/usr/bin/qemu-system-x86_64", PodDevice: kmod.DefaultPath,
 	}
 }
 
@@ -101,6 +119,9 @@ func (c *Config) complete() error {
 	}
 	if _, err := signal.Parse(c.Signal); err != nil {
 		return fmt.Errorf("configuration: %w", err)
+	}
+	if c.Park < 0 || time.Duration(c.Park) > kmod.MaxPark {
+		return fmt.Errorf("configuration: park = %q is not between 0s and %v", c.Park, kmod.MaxPark)
 	}
 	seen := map[string]bool{}
 	for _, p := range c.Pools {

@@ -19,13 +19,13 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/nv-hypervisor/nv-hypervisor/internal/durable"
 	"github.com/nv-hypervisor/nv-hypervisor/nvram"
 	"github.com/nv-hypervisor/nv-hypervisor/outage"
-	"github.com/nv-hypervisor/nv-hypervisor/pod"
 	"github.com/nv-hypervisor/nv-hypervisor/qemu"
 	"github.com/nv-hypervisor/nv-hypervisor/vm"
 	"github.com/nv-hypervisor/nv-hypervisor/vm/record"
@@ -53,7 +53,9 @@ type Host struct {
 	creating   map[string]bool  // names Create works on
 	broken     map[string]error // VMs whose folder or region cannot be opened
 	warnings   []string
-	recovering bool // until Recover is through
+	detectors  []string       // names of what is watched
+	hardware   saver.Hardware // nil: the kernel gives no help
+	recovering bool           // until Recover is through
 }
 
 // pool is an open NVRAM pool and the name this host knows it by.
@@ -88,12 +90,15 @@ func Open(config Config, version string, log *slog.Logger) (_ *Host, err error) 
 	if h.store, err = outage.OpenStore(filepath.Join(config.StateDir, "timelines")); err != nil {
 		return nil, err
 	}
-	if h.saver, err = saver.New(saver.Config{Realtime: config.Realtime, InFlight: config.InFlight}); err != nil {
+	if h.saver, err = saver.New(saver.Config{
+		Realtime: config.Realtime, InFlight: config.InFlight, Park: time.Duration(config.Park),
+	}); err != nil {
 		return nil, err
 	}
 	h.env = &vm.Env{
 		Saver: h.saver, StateDir: h.vmsDir(), RuntimeDir: filepath.Join(config.RuntimeDir, "vms"),
 		QEMU: config.QEMU, User: config.QEMUUser, BootID: boot, Log: log, Notify: h.events.publish,
+		Caches: vm.Caches{Flushable: h.cachesFlushable, Slow: config.SlowFlush},
 	}
 	h.outages = outage.New(h.saver, h.store, h, h.clock, log, h.parallel())
 	if config.Realtime {
@@ -170,9 +175,6 @@ func (h *Host) warn(format string, args ...any) {
 	h.log.Warn(text)
 	h.events.publish("warning", "", map[string]string{"warning": text})
 }
-
-// Watch adds an outage detector.
-func (h *Host) Watch(s pod.Source) error { return h.saver.AddSource(s) }
 
 // Notify publishes an event.
 func (h *Host) Notify(event, vm string, data map[string]string) { h.events.publish(event, vm, data) }

@@ -32,6 +32,7 @@ func (h *Host) Status(ctx context.Context) (Status, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	s.Recovering = h.recovering
+	s.Detectors = slices.Clone(h.detectors)
 	s.Warnings = slices.Clone(h.warnings)
 	return s, nil
 }

@@ -145,7 +145,7 @@ func (h *Host) Status(ctx context.Context) (host.Status, error) {
 	for _, i := range h.vms {
 		counts[string(i.State)]++
 	}
-	return host.Status{Version: "1.2.3-test", PID: 4711, Signal: "SIGPWR", Accel: "tcg", VMs: counts,
+	return host.Status{Version: "1.2.3-test", PID: 4711, Signal: "SIGPWR", Detectors: []string{"signal SIGPWR"}, Accel: "tcg", VMs: counts,
 		Pools: []host.PoolStatus{h.pool()}, Warnings: []string{"the pool survives processes, not the host"}}, err
 }
 

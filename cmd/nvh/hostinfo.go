@@ -46,7 +46,7 @@ func printStatus(a *app, s host.Status) error {
 	if s.Outage != "" {
 		t.row("outage:", s.Outage+" in progress")
 	}
-	t.row("outage signal:", s.Signal)
+	t.row("outage detectors:", strings.Join(s.Detectors, ", "))
 	t.row("accelerator:", s.Accel)
 	t.row("real time:", yesNo(s.Realtime))
 	t.row("vms:", countsOf(s.VMs))

@@ -92,14 +92,11 @@ func run(configPath string, started int64, log *slog.Logger) error {
 	if err != nil {
 		return errors.Join(err, listener.Close())
 	}
-	source, err := signal.Open(config.OutageSignal())
-	if err == nil {
-		err = h.Watch(source)
-	}
+	closeDetectors, err := openDetectors(h, config, log)
+	defer closeDetectors()
 	if err != nil {
 		return errors.Join(err, h.Close(), listener.Close())
 	}
-	defer source.Close()
 	return errors.Join(serve(h, config, listener, started, log), h.Close())
 }
 

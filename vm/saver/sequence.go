@@ -122,15 +122,23 @@ func (s *Saver) seal(tr *trigger) {
 	if !tr.outage || s.hardware == nil || s.config.Park <= 0 || s.powerBack {
 		return
 	}
-	tr.parkedNS = monotonic()
-	back, err := s.hardware.Park(s.config.Park)
-	tr.unparkedNS = monotonic()
-	if err != nil {
-		tr.parkedNS, tr.unparkedNS = 0, 0
-		return
+	for range parkAttempts {
+		start := monotonic()
+		back, err := s.hardware.Park(s.config.Park)
+		if err == nil {
+			tr.parkedNS, tr.unparkedNS = start, monotonic()
+			s.powerBack = s.powerBack || back
+			return
+		}
+		s.receiveAll(s.poll(0)) // a detector with news does not let the host be parked
+		if s.powerBack {
+			return
+		}
 	}
-	s.powerBack = s.powerBack || back
 }
+
+// parkAttempts bounds how often unread news may keep the host from being parked.
+const parkAttempts = 3
 
 // begin resets what the last save left.
 func (t *Target) begin(tr *trigger) {
