@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"sync/atomic"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -16,6 +18,15 @@ type Mapping struct {
 	Region Region
 	Sync   bool // what was flushed and fenced needed no msync: the cache line flush was enough
 	window *window
+}
+
+// Populate sets up every page of the mapping, to be written, so that a later store raises no page fault. Without it the
+// first save of a VM spends longer on faults than on copying.
+func (m *Mapping) Populate() error {
+	if err := populatePages(m.window.mapped); err != nil {
+		return fmt.Errorf("populate region %s: %w", m.Region.Name, err)
+	}
+	return nil
 }
 
 // Close unmaps the region. Neither the mapping nor what Bytes gave may be used afterwards.
@@ -116,7 +127,8 @@ func populatePages(data []byte) error {
 		return err
 	}
 	for at := 0; at < len(data); at += pageSize {
-		data[at] = 0
+		word := (*uint32)(unsafe.Pointer(&data[at]))
+		atomic.AddUint32(word, 0) // a write that changes nothing
 	}
 	return nil
 }

@@ -177,7 +177,11 @@ func (c *Controller) Clear(ctx context.Context) (Timeline, error) {
 	err := c.continueAll(ctx, &t)
 	t.Steps = append(t.Steps, Step{Name: "clear", Start: since(t.EventNS, back), End: since(t.EventNS, saver.Now())})
 	c.fleet.Notify("outage-clear", "", map[string]string{"id": t.ID})
-	return t, errors.Join(err, c.store.Put(t))
+	if kept := c.store.Put(t); kept != nil {
+		kept = vm.WithRemedy(fmt.Errorf("power is back and the guests go on, but the timeline is not kept: %w", kept), "Make room in the state directory, or make it writable.")
+		err = errors.Join(err, kept)
+	}
+	return t, err
 }
 
 // continueAll continues what the outage stopped or kept from starting.

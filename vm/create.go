@@ -157,6 +157,9 @@ func (v *VM) mapState() (err error) {
 	if v.mapping, err = v.pool.Map(v.stateName()); err != nil {
 		return fmt.Errorf("%s: map the state region: %w", v.Name(), err)
 	}
+	if err := v.mapping.Populate(); err != nil { // no page fault shall wait in a save
+		return errors.Join(fmt.Errorf("%s: %w", v.Name(), err), v.mapping.Close())
+	}
 	return nil
 }
 
