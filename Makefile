@@ -41,7 +41,7 @@ lint:
 
 # Generated documents: the command reference among them.
 docs:
-	$(GO) generate ./...
+	$(GO) run ./cmd/nvh gen docs docs/cli
 
 # Leaves the cache: remove ~/.cache/nvh by hand to download again.
 clean:

@@ -31,6 +31,11 @@ type Backend interface {
 	Status(ctx context.Context) (host.Status, error)
 	Doctor(ctx context.Context) ([]host.Check, error)
 
+	// Detectors lists what announces outages. TestDetectors sends a test event down
+	// the way of a real one; without a detector that can it is vm.ErrNotFound.
+	Detectors(ctx context.Context) ([]host.Detector, error)
+	TestDetectors(ctx context.Context) ([]host.DetectorTest, error)
+
 	List(ctx context.Context) ([]vm.Info, error)
 	Info(ctx context.Context, name string) (vm.Info, error)
 	Create(ctx context.Context, d vm.Definition) (vm.Info, error)

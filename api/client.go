@@ -173,6 +173,14 @@ func (c *Client) Doctor(ctx context.Context) ([]host.Check, error) {
 	return call[[]host.Check](ctx, c, request{method: "GET", path: "/v1/doctor"})
 }
 
+func (c *Client) Detectors(ctx context.Context) ([]host.Detector, error) {
+	return call[[]host.Detector](ctx, c, request{method: "GET", path: "/v1/detectors"})
+}
+
+func (c *Client) TestDetectors(ctx context.Context) ([]host.DetectorTest, error) {
+	return call[[]host.DetectorTest](ctx, c, request{method: "POST", path: "/v1/detectors/test"})
+}
+
 func (c *Client) List(ctx context.Context) ([]vm.Info, error) {
 	return call[[]vm.Info](ctx, c, request{method: "GET", path: "/v1/vms"})
 }

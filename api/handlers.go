@@ -40,6 +40,16 @@ func (s *Server) doctor(w http.ResponseWriter, r *http.Request) error {
 	return answerList(s, w, v, err)
 }
 
+func (s *Server) listDetectors(w http.ResponseWriter, r *http.Request) error {
+	v, err := s.backend.Detectors(r.Context())
+	return answerList(s, w, v, err)
+}
+
+func (s *Server) testDetectors(w http.ResponseWriter, r *http.Request) error {
+	v, err := s.backend.TestDetectors(s.verbs)
+	return answerList(s, w, v, err)
+}
+
 func (s *Server) listVMs(w http.ResponseWriter, r *http.Request) error {
 	v, err := s.backend.List(r.Context())
 	return answerList(s, w, v, err)

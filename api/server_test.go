@@ -143,6 +143,8 @@ func TestReadsThroughTheSocket(t *testing.T) {
 	ctx := t.Context()
 	compare(t, "status", d.Host.Status, d.Client.Status)
 	compare(t, "doctor", d.Host.Doctor, d.Client.Doctor)
+	compare(t, "detectors", d.Host.Detectors, d.Client.Detectors)
+	compare(t, "detector tests", d.Host.TestDetectors, d.Client.TestDetectors)
 	compare(t, "pools", d.Host.Pools, d.Client.Pools)
 	if _, err := d.Client.SuspendAll(ctx); err != nil {
 		t.Fatal(err)

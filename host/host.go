@@ -26,6 +26,7 @@ import (
 	"github.com/nv-hypervisor/nv-hypervisor/internal/durable"
 	"github.com/nv-hypervisor/nv-hypervisor/nvram"
 	"github.com/nv-hypervisor/nv-hypervisor/outage"
+	"github.com/nv-hypervisor/nv-hypervisor/pod"
 	"github.com/nv-hypervisor/nv-hypervisor/qemu"
 	"github.com/nv-hypervisor/nv-hypervisor/vm"
 	"github.com/nv-hypervisor/nv-hypervisor/vm/record"
@@ -47,13 +48,15 @@ type Host struct {
 	kvm     error // why there is no KVM
 	locked  error // why memory is not locked
 
+	testing sync.Mutex // one test of the detectors at a time
+
 	mu         sync.Mutex // guards what follows
 	pools      []*pool
 	vms        map[string]*vm.VM
 	creating   map[string]bool  // names Create works on
 	broken     map[string]error // VMs whose folder or region cannot be opened
 	warnings   []string
-	detectors  []string       // names of what is watched
+	detectors  []pod.Source
 	hardware   saver.Hardware // nil: the kernel gives no help
 	recovering bool           // until Recover is through
 }

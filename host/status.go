@@ -32,7 +32,9 @@ func (h *Host) Status(ctx context.Context) (Status, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	s.Recovering = h.recovering
-	s.Detectors = slices.Clone(h.detectors)
+	for _, d := range h.detectors {
+		s.Detectors = append(s.Detectors, d.Name())
+	}
 	s.Warnings = slices.Clone(h.warnings)
 	return s, nil
 }

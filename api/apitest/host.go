@@ -167,6 +167,21 @@ func (h *Host) Doctor(ctx context.Context) ([]host.Check, error) {
 	return h.checks, err
 }
 
+func (h *Host) Detectors(ctx context.Context) ([]host.Detector, error) {
+	err := h.begin(ctx, "Detectors", "")
+	defer h.mu.Unlock()
+	return []host.Detector{
+		{Name: "signal SIGPWR"},
+		{Name: "kmod nvh_pod", Kernel: &host.DetectorCounts{Events: 2, Spurious: 1, ReadLast: 250.5, ReadMax: 1900}},
+	}, err
+}
+
+func (h *Host) TestDetectors(ctx context.Context) ([]host.DetectorTest, error) {
+	err := h.begin(ctx, "TestDetectors", "")
+	defer h.mu.Unlock()
+	return []host.DetectorTest{{Name: "kmod nvh_pod", Latency: 250.5}}, err
+}
+
 func (h *Host) List(ctx context.Context) ([]vm.Info, error) {
 	err := h.begin(ctx, "List", "")
 	defer h.mu.Unlock()

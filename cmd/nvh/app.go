@@ -113,7 +113,7 @@ guest continues at the next instruction.`,
 	}
 	add("vm", a.createCommand(), a.qemuCommand(), a.startCommand(), a.stopCommand(), a.pauseCommand(), a.resumeCommand(),
 		a.lsCommand(), a.infoCommand(), a.consoleCommand(), a.logsCommand(), a.monitorCommand(), a.rmCommand())
-	add("outage", a.saveCommand(), a.restoreCommand(), a.suspendCommand(), a.outageCommand(), a.eventsCommand())
+	add("outage", a.saveCommand(), a.restoreCommand(), a.suspendCommand(), a.outageCommand(), a.podCommand(), a.eventsCommand())
 	add("host", a.nvramCommand(), a.statusCommand(), a.doctorCommand(), a.versionCommand())
 	root.AddCommand(a.genCommand())
 	return root

@@ -99,7 +99,7 @@ func (d *Device) Name() string { return "kmod nvh_pod" }
 func (d *Device) Close() error { return unix.Close(d.fd) }
 
 // Decode implements pod.Source. Of several events the last NMI decides, as it tells how things stand now; an outage
-// has the time of its first NMI. Self-tests announce nothing. Events that were lost, which takes a
+// has the time of its first NMI. Self-tests count only where there is nothing else. Events that were lost, which takes a
 // reader 64 events behind, may have been an outage, so they count as one.
 func (d *Device) Decode(p []byte) (pod.Event, int64) {
 	event, at := saver.None, int64(0)
@@ -115,6 +115,8 @@ func (d *Device) Decode(p []byte) (pod.Event, int64) {
 			event, at = saver.Outage, timeNS
 		case kind == abi.PowerBack:
 			event, at = saver.PowerBack, timeNS
+		case kind == abi.SelfTest && event == saver.None:
+			event, at = saver.Test, timeNS
 		}
 	}
 	return event, at

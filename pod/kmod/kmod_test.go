@@ -46,7 +46,7 @@ func TestDecode(t *testing.T) {
 		"less than an event":         {events(t, outage(5))[:31], saver.None, 0},
 		"outage":                     {events(t, outage(5)), saver.Outage, 5},
 		"power back":                 {events(t, back(5)), saver.PowerBack, 5},
-		"self-test":                  {events(t, test(5)), saver.None, 0},
+		"self-test":                  {events(t, test(5)), saver.Test, 5},
 		"kind of a later version":    {events(t, abi.Event{Kind: 99, TimeNS: 5}), saver.None, 0},
 		"the first of two outages":   {events(t, outage(5), outage(7)), saver.Outage, 5},
 		"outage, then power back":    {events(t, outage(5), back(7)), saver.PowerBack, 7},

@@ -159,6 +159,11 @@ func (s *Saver) triggered(n int) bool {
 		case event == PowerBack && s.active:
 			s.powerBack = true
 			s.tellPowerBack()
+		case event == Test:
+			select {
+			case s.tests <- TestResult{s.sources[source].Name(), time.Duration(monotonic() - at)}:
+			default:
+			}
 		}
 	}
 	return s.trigger.armed

@@ -47,6 +47,7 @@ const (
 	None      Event = iota
 	Outage          // the power is failing
 	PowerBack       // it is not, or no more
+	Test            // nothing happened: the detector was asked to try its way to this thread
 )
 
 // Source is where outages are announced: a readable descriptor, polled by the
@@ -90,6 +91,7 @@ type Saver struct {
 	done   chan struct{}
 	outage chan *Result  // completed outage sequences, for the outage controller
 	back   chan struct{} // power is back, for the outage controller
+	tests  chan TestResult
 
 	mu       sync.Mutex
 	mailbox  []func() // run by the thread between saves
@@ -127,6 +129,7 @@ func New(config Config) (*Saver, error) {
 		done:   make(chan struct{}),
 		outage: make(chan *Result, 4),
 		back:   make(chan struct{}, 1),
+		tests:  make(chan TestResult, 16),
 		byFD:   make(map[int32]*Target),
 		events: make([]unix.EpollEvent, 64),
 		input:  make([]byte, 4096),
@@ -160,6 +163,15 @@ func (s *Saver) Realtime() bool {
 
 // Outages delivers the result of every save that a Source or Simulate announced.
 func (s *Saver) Outages() <-chan *Result { return s.outage }
+
+// TestResult is a Test event that came through.
+type TestResult struct {
+	Source  string
+	Latency time.Duration // from the event to this thread
+}
+
+// Tests delivers Test events. Those nobody takes are dropped.
+func (s *Saver) Tests() <-chan TestResult { return s.tests }
 
 // PowerBack delivers the news that power is back during an outage. Clear ends it.
 func (s *Saver) PowerBack() <-chan struct{} { return s.back }
