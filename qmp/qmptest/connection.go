@@ -263,7 +263,28 @@ func (c *connection) send(message any) {
 		c.server.t.Errorf("qmptest: a message does not encode: %v", err)
 		return
 	}
-	c.write(append(line, "\r\n"...))
+	c.write(append(spaced(line), "\r\n"...))
+}
+
+// spaced puts a space behind each colon and comma between tokens, as QEMU prints JSON
+// (qobject/json-writer.c). Clients that search lines for bytes rely on it.
+func spaced(line []byte) []byte {
+	out := make([]byte, 0, len(line)+len(line)/8)
+	inString, escaped := false, false
+	for _, b := range line {
+		out = append(out, b)
+		switch {
+		case escaped:
+			escaped = false
+		case inString && b == '\\':
+			escaped = true
+		case b == '"':
+			inString = !inString
+		case !inString && (b == ':' || b == ','):
+			out = append(out, ' ')
+		}
+	}
+	return out
 }
 
 // write drops what a client that has gone does not read.
