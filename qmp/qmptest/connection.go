@@ -145,7 +145,7 @@ func (c *connection) read() {
 	chunk, rights := make([]byte, 4096), make([]byte, syscall.CmsgSpace(descriptors*4))
 	for c.mayRead() {
 		n, rightsLen, _, _, err := c.conn.ReadMsgUnix(chunk, rights)
-		if err != nil || n == 0 {
+		if err != nil || n == 0 || !c.mayRead() { // stalled while it waited for input
 			return
 		}
 		// The kernel ends a read with the message that carries descriptors, so they

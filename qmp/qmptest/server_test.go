@@ -152,12 +152,18 @@ func TestStall(t *testing.T) {
 	p := connect(t, s)
 	p.negotiate("")
 	s.Stall()
+	p.say(`{"execute":"query-version"}`)
+	p.SetReadDeadline(time.Now().Add(50 * time.Millisecond))
+	if line, err := p.ReadString('\n'); !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("a stalled server answers %q, %v", line, err)
+	}
 	p.SetWriteDeadline(time.Now().Add(100 * time.Millisecond))
 	if _, err := p.UnixConn.Write(make([]byte, 8<<20)); !errors.Is(err, os.ErrDeadlineExceeded) {
 		t.Errorf("a stalled server takes 8 MiB: %v", err)
 	}
 	p.SetDeadline(time.Now().Add(10 * time.Second))
 	s.Continue()
+	p.expect(`"return"`)
 	p.say("")
 	p.expect("JSON parse error")
 	s.Stall()
