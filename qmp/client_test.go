@@ -421,7 +421,7 @@ func TestLastWordsAreHeard(t *testing.T) {
 		if err != nil {
 			t.Fatalf("event %d: %v", i, err)
 		}
-		if word := event.(qmp.Unknown); string(word.Data) != fmt.Sprintf(`{"n":%d}`, i) {
+		if word := event.(qmp.Unknown); string(word.Data) != fmt.Sprintf(`{"n": %d}`, i) {
 			t.Fatalf("event %d is %s", i, word.Data)
 		}
 	}

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -37,13 +38,30 @@ func startQEMU(t *testing.T, args ...string) (path string) {
 		}
 	})
 	for start := time.Now(); ; time.Sleep(5 * time.Millisecond) {
-		if _, err := os.Stat(path); err == nil {
+		if listening(t, path) {
 			return path
 		}
 		if time.Since(start) > 30*time.Second {
 			t.Fatalf("no monitor socket after 30 s: %s\n%s", command, &stderr)
 		}
 	}
+}
+
+// listening tells whether connections are accepted at path: the socket's file is
+// there a moment earlier. It does not connect, which would be the one client.
+func listening(t *testing.T, path string) bool {
+	t.Helper()
+	sockets, err := os.ReadFile("/proc/net/unix")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(sockets)) {
+		fields := strings.Fields(line) // number, references, protocol, flags, type, state, inode, path
+		if len(fields) == 8 && fields[7] == path && fields[3] == "00010000" {
+			return true
+		}
+	}
+	return false
 }
 
 func socketDirectory(t *testing.T) string {

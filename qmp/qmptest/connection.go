@@ -145,7 +145,7 @@ func (c *connection) read() {
 	chunk, rights := make([]byte, 4096), make([]byte, syscall.CmsgSpace(descriptors*4))
 	for c.mayRead() {
 		n, rightsLen, _, _, err := c.conn.ReadMsgUnix(chunk, rights)
-		if err != nil || n == 0 {
+		if err != nil || n == 0 || !c.mayRead() { // stalled while it waited for input
 			return
 		}
 		// The kernel ends a read with the message that carries descriptors, so they
@@ -263,7 +263,28 @@ func (c *connection) send(message any) {
 		c.server.t.Errorf("qmptest: a message does not encode: %v", err)
 		return
 	}
-	c.write(append(line, "\r\n"...))
+	c.write(append(spaced(line), "\r\n"...))
+}
+
+// spaced puts a space behind each colon and comma between tokens, as QEMU prints JSON
+// (qobject/json-writer.c). Clients that search lines for bytes rely on it.
+func spaced(line []byte) []byte {
+	out := make([]byte, 0, len(line)+len(line)/8)
+	inString, escaped := false, false
+	for _, b := range line {
+		out = append(out, b)
+		switch {
+		case escaped:
+			escaped = false
+		case inString && b == '\\':
+			escaped = true
+		case b == '"':
+			inString = !inString
+		case !inString && (b == ':' || b == ','):
+			out = append(out, ' ')
+		}
+	}
+	return out
 }
 
 // write drops what a client that has gone does not read.

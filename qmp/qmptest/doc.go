@@ -18,12 +18,14 @@
 //	monitor.Emit("STOP", nil)
 //	stop.Reply(nil)
 //
-// As with QEMU: one connection is served at a time and others wait for their greeting;
+// As with QEMU: messages are spaced as QEMU spaces them; one connection is served at a time and others wait for their greeting;
 // before qmp_capabilities other commands are refused and no events are sent; in-band
 // commands execute one after the other and out-of-band ones at once; no more than
 // [ReadAhead] in-band commands are taken on before one is done if out-of-band execution is
 // enabled, one otherwise; of the descriptors received, only the last is kept until
 // a command wants it.
+//
+// A [Machine] has a guest besides, which is stopped, dumped and continued.
 //
 // On demand: no greeting ([WithGreeting]), no answer or a late one ([Server.Hold]), no
 // reading ([Server.Stall]), any bytes at all, such as half a line ([Server.Write]), and

@@ -62,16 +62,16 @@ func (p peer) negotiate(enable string) {
 func TestNegotiationComesFirst(t *testing.T) {
 	s := qmptest.Start(t, qmptest.WithVersion(qmptest.Version{Major: 10, Minor: 1}))
 	p := connect(t, s)
-	p.expect(`"major":10`)
+	p.expect(`"major": 10`)
 	s.Emit("STOP", nil) // dropped
 	p.say(`{"execute":"query-version","id":1}`)
 	p.expect("Expecting capabilities negotiation")
 	p.say(`{"execute":"qmp_capabilities","arguments":{"enable":["magic"]}}`)
 	p.expect("not available")
 	p.say(`{"execute":"qmp_capabilities"}`)
-	p.expect(`"return":{}`)
+	p.expect(`"return": {}`)
 	s.Emit("RESUME", nil)
-	p.expect(`"event":"RESUME"`)
+	p.expect(`"event": "RESUME"`)
 	p.say(`{"exec-oob":"query-version"}`)
 	p.expect("not enabled")
 	p.say(`{"execute":`)
@@ -87,7 +87,7 @@ func TestHandlersAndRefusals(t *testing.T) {
 	p := connect(t, s)
 	p.negotiate("")
 	for command, want := range map[string]string{
-		"refused": `"DeviceNotFound"`, "failed": `"GenericError","desc":"broken"`, "unheard": `"CommandNotFound"`,
+		"refused": `"DeviceNotFound"`, "failed": `"GenericError", "desc": "broken"`, "unheard": `"CommandNotFound"`,
 	} {
 		p.say(`{"id":{"any":1},"execute":"` + command + `"}`)
 		p.expect(want)
@@ -152,12 +152,18 @@ func TestStall(t *testing.T) {
 	p := connect(t, s)
 	p.negotiate("")
 	s.Stall()
+	p.say(`{"execute":"query-version"}`)
+	p.SetReadDeadline(time.Now().Add(50 * time.Millisecond))
+	if line, err := p.ReadString('\n'); !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("a stalled server answers %q, %v", line, err)
+	}
 	p.SetWriteDeadline(time.Now().Add(100 * time.Millisecond))
 	if _, err := p.UnixConn.Write(make([]byte, 8<<20)); !errors.Is(err, os.ErrDeadlineExceeded) {
 		t.Errorf("a stalled server takes 8 MiB: %v", err)
 	}
 	p.SetDeadline(time.Now().Add(10 * time.Second))
 	s.Continue()
+	p.expect(`"return"`)
 	p.say("")
 	p.expect("JSON parse error")
 	s.Stall()

@@ -395,18 +395,25 @@ func (t *Target) commitRecord(tr *trigger) {
 
 var streamMagic = []byte("QEVM\x00\x00\x00\x03")
 
-// streamEnd is QEMU_VM_EOF: with suppress-vmdesc=on nothing follows it.
-const streamEnd = 0
+// A stream ends with the footer of its last section, which is a marker and the
+// section's number, and QEMU_VM_EOF: with suppress-vmdesc=on nothing follows it.
+// The end marker alone says little, because device state is full of zeros.
+const (
+	streamEnd    = 0
+	footerMarker = 0x7e // QEMU_VM_SECTION_FOOTER
+	footerSize   = 5
+)
 
 func (t *Target) whole(length int64) bool {
 	var st unix.Stat_t
 	if unix.Fstat(t.writer, &st) != nil || length > st.Size || length > int64(t.opt.Capacity) {
 		return false
 	}
-	if length < int64(len(streamMagic))+1 {
+	if length < int64(len(streamMagic))+footerSize+1 {
 		return false
 	}
-	return bytes.Equal(t.dumpMap[:len(streamMagic)], streamMagic) && t.dumpMap[length-1] == streamEnd
+	return bytes.Equal(t.dumpMap[:len(streamMagic)], streamMagic) &&
+		t.dumpMap[length-1] == streamEnd && t.dumpMap[length-1-footerSize] == footerMarker
 }
 
 func (t *Target) examineDisks() bool {
