@@ -86,12 +86,16 @@ func TestOpenWithoutPermission(t *testing.T) {
 	if err := os.WriteFile(path, nil, 0); err != nil {
 		t.Fatal(err)
 	}
-	// Root may open everything, so as far as files go this thread, which ends with the test, becomes another user's.
+	// Root may open everything, so as far as files go this thread becomes another user's for a moment.
 	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
 	if _, err := unix.SetfsuidRetUid(65534); err != nil {
 		t.Fatal(err)
 	}
 	_, err := kmod.Open(path)
+	if _, err := unix.SetfsuidRetUid(os.Getuid()); err != nil {
+		t.Fatal(err)
+	}
 	if !errors.Is(err, unix.EACCES) || !strings.Contains(err.Error(), "run as root") {
 		t.Error(err)
 	}
