@@ -4,8 +4,8 @@
 set -eu
 
 # qemu-system-x86: the hypervisor. gcc, libc6-dev, pkg-config: the C interface of libnvram and the race detector.
-# cpio, man-db: read back the initramfs and the man pages in tests.
-packages="qemu-system-x86 gcc libc6-dev pkg-config cpio man-db ca-certificates"
+# xz-utils: unpack kernel modules. cpio, man-db: read back the initramfs and the man pages in tests.
+packages="qemu-system-x86 gcc libc6-dev pkg-config cpio man-db xz-utils ca-certificates"
 
 missing() {
 	for package in $packages; do

@@ -1,13 +1,12 @@
 package guest
 
 import (
-	"debug/elf"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
+
+	"github.com/nv-hypervisor/nv-hypervisor/lab/kernel"
 )
 
 // wanted lists the modules of a guest by the PCI devices that need them: virtio in its transitional and modern
@@ -27,10 +26,9 @@ var wanted = []struct{ devices, module string }{
 const virtioTransport = "virtio_pci"
 
 // collectModules copies the wanted modules with all they depend on from an unpacked kernel package to dir, and
-// writes dir/plan: for each line of wanted, the devices and the modules in loading order. The
-// package has no modules.dep (the system's depmod makes it), so the order comes from the modules themselves.
+// writes dir/plan: for each line of wanted, the devices and the modules in loading order.
 func collectModules(from, dir string) error {
-	files, err := moduleFiles(from)
+	found, err := kernel.FindModules(from)
 	if err != nil {
 		return err
 	}
@@ -38,15 +36,15 @@ func collectModules(from, dir string) error {
 	for _, w := range wanted {
 		var order []string
 		if w.devices != "*" {
-			if order, err = loadOrder(files, virtioTransport, order); err != nil {
+			if order, err = found.Order(order, virtioTransport); err != nil {
 				return err
 			}
 		}
-		if order, err = loadOrder(files, w.module, order); err != nil {
+		if order, err = found.Order(order, w.module); err != nil {
 			return err
 		}
 		for _, m := range order {
-			content, err := os.ReadFile(files[m])
+			content, err := found.Read(m)
 			if err != nil {
 				return err
 			}
@@ -57,64 +55,4 @@ func collectModules(from, dir string) error {
 		fmt.Fprintln(&plan, w.devices, strings.Join(order, " "))
 	}
 	return os.WriteFile(filepath.Join(dir, "plan"), []byte(plan.String()), 0o644)
-}
-
-// moduleFiles finds every module below from, by the name that dependencies use.
-func moduleFiles(from string) (map[string]string, error) {
-	files := map[string]string{}
-	err := filepath.WalkDir(from, func(path string, d fs.DirEntry, err error) error {
-		if name, ok := strings.CutSuffix(filepath.Base(path), ".ko"); ok && err == nil {
-			files[canonical(name)] = path
-		}
-		return err
-	})
-	return files, err
-}
-
-// canonical: file names use - and _ as they like, the kernel takes them for the same.
-func canonical(module string) string { return strings.ReplaceAll(module, "-", "_") }
-
-// loadOrder appends module, after what it depends on, to the modules already in order.
-func loadOrder(files map[string]string, module string, order []string) ([]string, error) {
-	module = canonical(module)
-	if slices.Contains(order, module) {
-		return order, nil
-	}
-	path, ok := files[module]
-	if !ok {
-		return nil, fmt.Errorf("kernel module %s: not in the kernel package", module)
-	}
-	depends, err := dependencies(path)
-	if err != nil {
-		return nil, fmt.Errorf("kernel module %s: %w", module, err)
-	}
-	for _, d := range depends {
-		if order, err = loadOrder(files, d, order); err != nil {
-			return nil, err
-		}
-	}
-	return append(order, module), nil
-}
-
-// dependencies reads the "depends=" entry of a module's .modinfo section: strings ended by zero bytes.
-func dependencies(path string) ([]string, error) {
-	f, err := elf.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	section := f.Section(".modinfo")
-	if section == nil {
-		return nil, fmt.Errorf("no .modinfo section")
-	}
-	info, err := section.Data()
-	if err != nil {
-		return nil, err
-	}
-	for entry := range strings.SplitSeq(string(info), "\x00") {
-		if list, ok := strings.CutPrefix(entry, "depends="); ok && list != "" {
-			return strings.Split(list, ","), nil
-		}
-	}
-	return nil, nil
 }
