@@ -1,0 +1,157 @@
+package policy
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+)
+
+// room is a package and what it may import of this module, itself aside. Its tests may also import whatever stands
+// above it, and the packages in its own folder.
+type room struct {
+	path    string
+	imports string // separated by spaces
+}
+
+// rooms is the map of the code base, from the ground up: a package may import only what stands above it in this table.
+// A new package gets a line below the last of the packages it imports.
+var rooms = []room{
+	{"internal/version", ""},
+	{"internal/durable", ""},
+
+	// One room each: memory that survives, the protocol of QEMU.
+	{"nvram", ""},
+	{"nvram/nvramtest", ""},
+	{"qmp", ""},
+	{"qmp/qmptest", ""},
+
+	// One QEMU.
+	{"qemu", "nvram qmp"},
+	{"qemu/qemutest", "qemu"},
+
+	// One VM: what is kept of it, the thread that saves it, its life.
+	{"vm/record", "nvram"},
+	{"vm/saver", "vm/record"},
+	{"vm", "internal/durable nvram qemu qmp vm/record vm/saver"},
+
+	// Detectors know nobody, and only the host knows them.
+	{"pod", ""},
+	{"pod/signal", ""},
+
+	// All VMs.
+	{"outage", "internal/durable vm vm/saver"},
+	{"host", "internal/durable nvram outage pod pod/signal qemu vm vm/record vm/saver"},
+	{"api", "host nvram outage qemu vm"},
+	{"api/apitest", "api host nvram outage vm"},
+
+	// The programs.
+	{"cmd/nvh", "api host nvram outage qemu vm"},
+	{"cmd/nvhd", "api host internal/version pod/signal vm vm/saver"},
+
+	// The lab, which no program imports.
+	{"lab/debian", ""},
+	{"lab/emulator", "lab/debian"},
+	{"lab/guest/console", ""},
+	{"lab/guest/initramfs", ""},
+	{"lab/guest/journal", ""},
+	{"lab/guest/pattern", ""},
+	{"lab/guest/workload", "lab/guest/console lab/guest/journal lab/guest/pattern"},
+	{"lab/guest", "lab/debian lab/guest/console lab/guest/initramfs lab/guest/journal"},
+	{"lab/rig", "api host lab/guest nvram qemu vm"},
+	{"lab/cmd/lab-fetch", "lab/debian lab/emulator lab/guest"},
+
+	// Tests of the whole.
+	{"e2e", ""},
+	{"internal/policy", ""},
+}
+
+const roomsTable = "the table rooms in internal/policy/rooms_test.go"
+
+var roomRules = []rule{
+	{
+		name:  "imports flow one way",
+		check: func(t *tree) []string { return layering(t, rooms) },
+		broken: []example{
+			{files{"nvram/x.go": "package nvram\nimport _ \"" + module + "/vm\""}, "nvram imports vm, which stands below it"},
+			{files{"qmp/x.go": "package qmp\nimport _ \"" + module + "/nvram\""}, "qmp imports nvram, which its line"},
+			{files{"vm/record/x.go": "package record"}, "vm/record no longer imports nvram"},
+			{files{"nvram/x_test.go": "package nvram\nimport _ \"" + module + "/host\""}, "the tests of nvram import host"},
+			{files{"tape/x.go": "package tape"}, "package tape is missing"},
+			{files{"x.go": "package x"}, "package . is missing"},
+			{files{}, "nvram is gone"},
+		},
+	},
+}
+
+// layering compares the packages of the tree with the table.
+func layering(t *tree, rooms []room) []string {
+	var found []string
+	packages := t.packages()
+	for _, path := range slices.Sorted(maps.Keys(packages)) {
+		i := slices.IndexFunc(rooms, func(r room) bool { return r.path == path })
+		if i < 0 {
+			found = append(found, fmt.Sprintf("package %s is missing in %s: add a line for it, below the packages it imports", path, roomsTable))
+			continue
+		}
+		used, tests := t.neighbours(path, packages[path])
+		found = append(found, rooms[i].compare(used, rooms[i+1:])...)
+		found = append(found, rooms[i].compareTests(tests, rooms[i+1:])...)
+	}
+	for _, r := range rooms {
+		if packages[r.path] == nil {
+			found = append(found, fmt.Sprintf("package %s is gone: remove its line from %s", r.path, roomsTable))
+		}
+	}
+	return found
+}
+
+// neighbours are the packages of this module that a package imports, and those that its tests do.
+func (t *tree) neighbours(path string, names []string) (used, tests map[string]bool) {
+	used, tests = map[string]bool{}, map[string]bool{}
+	for _, name := range names {
+		into := used
+		if isTest(name) {
+			into = tests
+		}
+		for _, imp := range imports(t.goes[name]) {
+			if neighbour, ours := strings.CutPrefix(imp, module+"/"); ours && neighbour != path {
+				into[neighbour] = true
+			}
+		}
+	}
+	return used, tests
+}
+
+func (r room) compare(used map[string]bool, below []room) []string {
+	var found []string
+	allowed := strings.Fields(r.imports)
+	for _, imp := range slices.Sorted(maps.Keys(used)) {
+		switch {
+		case contains(below, imp):
+			found = append(found, fmt.Sprintf("%s imports %s, which stands below it: data flows one way; let %s define the interface it needs, or move what both need up", r.path, imp, r.path))
+		case !slices.Contains(allowed, imp):
+			found = append(found, fmt.Sprintf("%s imports %s, which its line in %s does not allow: if that is meant, add it there", r.path, imp, roomsTable))
+		}
+	}
+	for _, imp := range allowed {
+		if !used[imp] {
+			found = append(found, fmt.Sprintf("%s no longer imports %s: take it from its line in %s", r.path, imp, roomsTable))
+		}
+	}
+	return found
+}
+
+func (r room) compareTests(used map[string]bool, below []room) []string {
+	var found []string
+	for _, imp := range slices.Sorted(maps.Keys(used)) {
+		if contains(below, imp) && !strings.HasPrefix(imp, r.path+"/") {
+			found = append(found, fmt.Sprintf("the tests of %s import %s, which stands below it: test it there, or in e2e", r.path, imp))
+		}
+	}
+	return found
+}
+
+func contains(rooms []room, path string) bool {
+	return slices.ContainsFunc(rooms, func(r room) bool { return r.path == path })
+}

@@ -1,0 +1,6 @@
+package policy
+
+var documentRules []rule
+var vocabularyRules []rule
+var configurationRules []rule
+var manualRules []rule
