@@ -228,7 +228,7 @@ func (g *guest) expectUnsaved(r *Result, why string) {
 	}
 }
 
-// pipe is a detector made of a pipe: an 'x' is an outage, anything else is not.
+// pipe is a detector made of a pipe: an 'x' is an outage, a 'b' its end, a 't' a test, anything else nothing.
 type pipe struct {
 	t    testing.TB
 	name string
@@ -251,7 +251,17 @@ func (r *rig) pipe(name string) *pipe {
 func (p *pipe) FD() int      { return p.r }
 func (p *pipe) Name() string { return p.name }
 
-func (p *pipe) Decode(b []byte) (bool, int64) { return bytes.IndexByte(b, 'x') >= 0, 0 }
+func (p *pipe) Decode(b []byte) (Event, int64) {
+	switch {
+	case bytes.IndexByte(b, 'x') >= 0:
+		return Outage, 0
+	case bytes.IndexByte(b, 'b') >= 0:
+		return PowerBack, 0
+	case bytes.IndexByte(b, 't') >= 0:
+		return Test, Now()
+	}
+	return None, 0
+}
 
 func (p *pipe) say(text string) {
 	p.t.Helper()
