@@ -241,6 +241,7 @@ func TestEventsOfOtherMigrations(t *testing.T) {
 	for _, status := range []string{"setup", "active", "completed"} {
 		g.Migration(status) // the incoming one that resumed the guest
 	}
+	check(t, r.saver.Cont(g.target, nil, false)) // its answer comes after them
 	g.HandleRequest("migrate", func(req *qmptest.Request) {
 		g.Migration("completed") // it may be as late as this
 		g.Migration("failed")
