@@ -113,9 +113,14 @@ func (s *Saver) settle(t *Target, err error) {
 	s.pending = slices.DeleteFunc(s.pending, func(x *Target) bool { return x == t })
 }
 
-func (s *Saver) expire(now int64) {
+// settleAll ends the calls that QEMU has answered, be it during a save, and those
+// it should have answered by now.
+func (s *Saver) settleAll(now int64) {
 	for _, t := range slices.Clone(s.pending) {
-		if now > t.waitTill {
+		switch {
+		case t.waitFor == nil:
+			s.settle(t, nil)
+		case now > t.waitTill:
 			s.settle(t, fmt.Errorf("%s: QEMU did not answer within %s", t.Name(), replyLimit))
 		}
 	}

@@ -206,9 +206,7 @@ func (s *Saver) receiveAll(n int) {
 			}
 			continue
 		}
-		if fd != int32(s.wake) {
-			unix.Read(int(fd), s.input)
-		}
+		unix.Read(int(fd), s.input) // s.wake, too: an unread one would keep poll from sleeping
 	}
 }
 
