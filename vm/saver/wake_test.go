@@ -97,3 +97,22 @@ func TestOutageBeforeContIsAnswered(t *testing.T) {
 		t.Errorf("cont was answered after %v", waited)
 	}
 }
+
+// What becomes of the save is not the answer to a cont that came before it.
+func TestSaveFailsBeforeContIsAnswered(t *testing.T) {
+	r := newRig(t, Config{})
+	g := r.attach(Options{Name: "db"})
+	g.Hold("cont")
+	check(t, r.saver.Arm(g.target, nil))
+	done := make(chan error, 1)
+	go func() { done <- r.saver.Cont(g.target, g.mark, false) }()
+	cont := g.Take(testContext(t))
+	g.HandleRequest("migrate", func(req *qmptest.Request) {
+		cont.Reply(nil)
+		g.BeginMigration(req, nil)
+		g.Migration("failed")
+	})
+	check(t, r.saver.Simulate(testContext(t), Now()))
+	g.expectUnsaved(r.outage(), "failed to write")
+	check(t, <-done)
+}
