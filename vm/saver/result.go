@@ -142,25 +142,36 @@ func (f failure) text(t *Target, detail []byte) string {
 func (s *Saver) triggered(n int) bool {
 	for i := range n {
 		fd := s.events[i].Fd
-		if fd == int32(s.wake) {
-			unix.Read(s.wake, s.input)
+		if s.byFD[fd] != nil {
 			continue
 		}
-		for j, src := range s.sources {
-			if int32(src.FD()) != fd {
-				continue
-			}
-			k, err := unix.Read(int(fd), s.input)
-			if err != nil || k <= 0 {
-				continue
-			}
-			if is, at := src.Decode(s.input[:k]); is && !s.active {
-				s.trigger = trigger{armed: true, outage: true, source: j, eventNS: at}
-				s.trigger.name(time.Now())
-			}
+		if source, at, outage := s.hear(fd); outage {
+			s.trigger.announce(source, at)
 		}
 	}
 	return s.trigger.armed
+}
+
+// hear reads a descriptor that is ready, and reports whether a detector announces
+// an outage there that is not known yet, and which detector.
+func (s *Saver) hear(fd int32) (source int, eventNS int64, outage bool) {
+	k, err := unix.Read(int(fd), s.input)
+	if err != nil || k <= 0 {
+		return 0, 0, false
+	}
+	for i, src := range s.sources {
+		if int32(src.FD()) == fd {
+			outage, eventNS = src.Decode(s.input[:k])
+			return i, eventNS, outage && !s.active
+		}
+	}
+	return 0, 0, false
+}
+
+// announce makes the trigger an outage, of all VMs, that is to begin.
+func (tr *trigger) announce(source int, eventNS int64) {
+	tr.armed, tr.outage, tr.source, tr.eventNS, tr.only = true, true, source, eventNS, nil
+	tr.name(time.Now())
 }
 
 // name gives the save its id: the wall-clock time and what it is.
@@ -181,14 +192,14 @@ func (s *Saver) Simulate(ctx context.Context, eventNS int64) error {
 		if s.active {
 			return ErrOutage
 		}
-		s.trigger = trigger{armed: true, outage: true, source: -1, eventNS: eventNS}
-		s.trigger.name(time.Now())
+		s.trigger.announce(-1, eventNS)
 		return nil
 	})
 }
 
 // Save saves one VM, or all with nil, because an operator asked. The guests stay
-// stopped; the caller ends their QEMUs or voids the images and continues them.
+// stopped; the caller ends their QEMUs or voids the images and continues them. An
+// outage that comes meanwhile takes the save over: the error is then ErrOutage.
 func (s *Saver) Save(ctx context.Context, only *Target) (*Result, error) {
 	var result *Result
 	err := s.call(ctx, func() error {
@@ -201,6 +212,9 @@ func (s *Saver) Save(ctx context.Context, only *Target) (*Result, error) {
 		s.trigger = trigger{source: -1, only: only, eventNS: monotonic()}
 		s.trigger.name(time.Now())
 		s.run()
+		if s.trigger.outage { // its result goes to Outages, and has it all
+			return ErrOutage
+		}
 		s.decode(s.result)
 		result = s.result
 		return nil

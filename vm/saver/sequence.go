@@ -53,62 +53,80 @@ type times struct {
 
 // trigger is what starts a save.
 type trigger struct {
-	armed   bool
-	outage  bool // announced by a detector, not asked for by an operator
-	source  int  // index of the Source, or -1
-	eventNS int64
-	wokenNS int64
-	only    *Target // one VM, or nil for all
-	id      [32]byte
-	idLen   int
+	armed    bool
+	outage   bool // announced by a detector, not asked for by an operator
+	source   int  // index of the Source, or -1
+	eventNS  int64
+	wokenNS  int64
+	deadline int64
+	only     *Target // one VM, or nil for all
+	id       [32]byte
+	idLen    int
 }
 
 // run is the hot path: from the trigger to the last commit.
 func (s *Saver) run() {
-	woken := monotonic()
 	tr := &s.trigger
 	tr.armed = false
-	if tr.eventNS == 0 || tr.eventNS > woken {
-		tr.eventNS = woken
+	s.stopAll(tr, nil)
+	for {
+		now := monotonic()
+		if !s.advance(tr, now) {
+			break
+		}
+		s.receiveAll(tr, s.poll(s.patience(now, tr.deadline)))
 	}
-	tr.wokenNS = woken
+	s.report(tr)
+}
+
+// stopAll stops what is to be saved, but for one VM that is being saved already.
+func (s *Saver) stopAll(tr *trigger, already *Target) {
+	tr.wokenNS = monotonic()
+	tr.deadline = tr.wokenNS + int64(s.config.Deadline)
+	if tr.eventNS == 0 || tr.eventNS > tr.wokenNS {
+		tr.eventNS = tr.wokenNS
+	}
 	if tr.outage {
 		s.active = true
 	}
-	for _, t := range s.targets {
-		t.begin(tr)
+	dumps := s.config.InFlight
+	if already != nil {
+		dumps = 0 // advance counts
 	}
 	// Volatile VMs first: the CPU time they give up goes to the others.
 	for _, t := range s.targets {
-		if t.opt.Volatile && t.selected(tr) {
-			t.sendStop(false)
+		if t != already && t.selected(tr) {
+			t.begin()
+			if t.opt.Volatile {
+				t.sendStop(false)
+			}
 		}
 	}
-	dumps := s.config.InFlight
 	for _, t := range s.targets {
-		if t.opt.Volatile || !t.selected(tr) || t.phase == phaseFailed {
+		if t == already || t.opt.Volatile || !t.selected(tr) || t.phase == phaseFailed {
 			continue
 		}
 		s.raise(t)
 		t.sendStop(dumps > 0)
 		dumps--
 	}
-	deadline := woken + int64(s.config.Deadline)
-	for {
-		now := monotonic()
-		if !s.advance(tr, now, deadline) {
-			break
-		}
-		s.receiveAll(s.poll(s.patience(now, deadline)))
+}
+
+// join makes an operator's save part of the outage that comes in the middle of it.
+// The other VMs are stopped at once, and do not wait for a QEMU that may be hung.
+func (s *Saver) join(tr *trigger, source int, eventNS int64) {
+	already := tr.only
+	tr.announce(source, eventNS)
+	tr.armed = false // it has begun
+	if already != nil {
+		s.stopAll(tr, already)
+	} else {
+		s.active = true
 	}
-	s.report(tr)
 }
 
 // begin resets what the last save left.
-func (t *Target) begin(tr *trigger) {
-	if !t.selected(tr) {
-		return
-	}
+func (t *Target) begin() {
 	t.times = times{}
 	t.setup, t.length, t.failure = false, 0, failNone
 	t.detail = t.detail[:0]
@@ -141,7 +159,7 @@ func (t *Target) sendStop(dump bool) {
 
 // advance commits what was dumped, starts dumps in order of priority as far as
 // the limit allows, and reports whether anything is still to come.
-func (s *Saver) advance(tr *trigger, now, deadline int64) bool {
+func (s *Saver) advance(tr *trigger, now int64) bool {
 	inFlight, waiting := 0, false
 	for _, t := range s.targets {
 		if !t.selected(tr) {
@@ -150,7 +168,7 @@ func (s *Saver) advance(tr *trigger, now, deadline int64) bool {
 		if t.phase == phaseDumped {
 			t.finish(tr)
 		}
-		if now > deadline && (t.phase == phaseStopping || t.phase == phaseDumping) {
+		if now > tr.deadline && (t.phase == phaseStopping || t.phase == phaseDumping) {
 			t.fail(failTimeout, nil)
 		}
 		if t.phase == phaseDumping && now-t.times.dumpSent < int64(s.config.Hung) {
@@ -193,8 +211,8 @@ func (s *Saver) poll(timeoutMS int) int {
 }
 
 // receiveAll reads the monitors that have something to say. A detector that
-// speaks again during a save tells of the same outage.
-func (s *Saver) receiveAll(n int) {
+// speaks again during an outage tells of the same one.
+func (s *Saver) receiveAll(tr *trigger, n int) {
 	for i := range n {
 		fd := s.events[i].Fd
 		if t := s.byFD[fd]; t != nil {
@@ -206,7 +224,10 @@ func (s *Saver) receiveAll(n int) {
 			}
 			continue
 		}
-		unix.Read(int(fd), s.input) // s.wake, too: an unread one would keep poll from sleeping
+		// s.wake is read, too: it would keep poll from sleeping.
+		if source, at, outage := s.hear(fd); outage {
+			s.join(tr, source, at)
+		}
 	}
 }
 
