@@ -127,8 +127,10 @@ func (r *rig) boot(opt Options) *guest {
 	return g
 }
 
-// run arms the VM and lets its guest run.
+// run arms the VM and lets its guest run, once QEMU has settled after a save.
 func (g *guest) run() error {
+	g.rig.t.Helper()
+	eventually(g.rig.t, "QEMU has settled", func() bool { return g.Status() != "finish-migrate" })
 	if err := g.rig.saver.Arm(g.target, nil); err != nil {
 		return err
 	}

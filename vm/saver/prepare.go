@@ -61,7 +61,7 @@ func (s *Saver) Cont(t *Target, mark Mark, paused bool) error {
 			return fmt.Errorf("%s: %w", t.Name(), ErrUnarmed)
 		}
 		s.lower(t)
-		t.live, t.phase, t.failure = true, phaseRunning, failNone
+		t.live, t.phase = true, phaseRunning
 		if paused {
 			return errSettled
 		}
@@ -104,18 +104,22 @@ func (s *Saver) settle(t *Target, err error) {
 	if t.waiter == nil {
 		return
 	}
-	if err == nil && t.failure != failNone {
-		err = fmt.Errorf("%s: QEMU refused: %s", t.Name(), t.detail)
-		t.failure = failNone
+	if err == nil && len(t.refusal) > 0 {
+		err = fmt.Errorf("%s: QEMU refused: %s", t.Name(), t.refusal)
 	}
 	t.waiter <- err
-	t.waiter, t.waitFor = nil, nil
+	t.waiter, t.waitFor, t.refusal = nil, nil, t.refusal[:0]
 	s.pending = slices.DeleteFunc(s.pending, func(x *Target) bool { return x == t })
 }
 
-func (s *Saver) expire(now int64) {
+// settleAll ends the calls that QEMU has answered, be it during a save, and those
+// it should have answered by now.
+func (s *Saver) settleAll(now int64) {
 	for _, t := range slices.Clone(s.pending) {
-		if now > t.waitTill {
+		switch {
+		case t.waitFor == nil:
+			s.settle(t, nil)
+		case now > t.waitTill:
 			s.settle(t, fmt.Errorf("%s: QEMU did not answer within %s", t.Name(), replyLimit))
 		}
 	}
@@ -126,7 +130,6 @@ func (t *Target) passDescriptor() error {
 	if _, err := unix.Seek(t.writer, 0, unix.SEEK_SET); err != nil {
 		return fmt.Errorf("%s: rewind the state buffer: %w", t.Name(), err)
 	}
-	t.failure = failNone
 	if !t.opt.FileURI {
 		return t.sendWith(`{"execute":"getfd","arguments":{"fdname":"`+fdName+`"},"id":"`+idArm+`"}`+"\n", t.writer)
 	}
@@ -161,7 +164,7 @@ func (t *Target) reply(line []byte) {
 		return
 	}
 	if bytes.Contains(line, patError) {
-		t.fail(failRefused, line)
+		t.refusal = append(t.refusal[:0], line[:min(len(line), detailSize)]...)
 	}
 	t.waitFor = nil
 }

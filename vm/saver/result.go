@@ -147,15 +147,13 @@ func (f failure) text(t *Target, detail []byte) string {
 func (s *Saver) triggered(n int) bool {
 	for i := range n {
 		fd := s.events[i].Fd
-		if fd == int32(s.wake) {
-			unix.Read(s.wake, s.input)
+		if s.byFD[fd] != nil {
 			continue
 		}
 		source, event, at := s.hear(fd)
 		switch {
 		case event == Outage && !s.active:
-			s.trigger = trigger{armed: true, outage: true, source: source, eventNS: at}
-			s.trigger.name(time.Now())
+			s.trigger.announce(source, at)
 		case event == PowerBack && s.active:
 			s.powerBack = true
 			s.tellPowerBack()
@@ -169,20 +167,20 @@ func (s *Saver) triggered(n int) bool {
 	return s.trigger.armed
 }
 
-// hear reads what a detector has to say.
-func (s *Saver) hear(fd int32) (source int, event Event, at int64) {
-	for i, src := range s.sources {
-		if int32(src.FD()) != fd {
-			continue
-		}
-		k, err := unix.Read(int(fd), s.input)
-		if err != nil || k <= 0 {
-			return i, None, 0
-		}
-		event, at = src.Decode(s.input[:k])
-		return i, event, at
+// hear reads a descriptor that is ready, and reports what a detector announces there,
+// and which detector.
+func (s *Saver) hear(fd int32) (source int, event Event, eventNS int64) {
+	k, err := unix.Read(int(fd), s.input)
+	if err != nil || k <= 0 {
+		return 0, None, 0
 	}
-	return -1, None, 0
+	for i, src := range s.sources {
+		if int32(src.FD()) == fd {
+			event, eventNS = src.Decode(s.input[:k])
+			return i, event, eventNS
+		}
+	}
+	return 0, None, 0
 }
 
 // tellPowerBack passes the news on, once an outage.
@@ -195,6 +193,13 @@ func (s *Saver) tellPowerBack() {
 	case s.back <- struct{}{}:
 	default:
 	}
+}
+
+// announce makes the trigger an outage, of all VMs, that is to begin.
+func (tr *trigger) announce(source int, eventNS int64) {
+	tr.armed, tr.outage, tr.source, tr.eventNS, tr.only = true, true, source, eventNS, nil
+	tr.parkedNS, tr.unparkedNS = 0, 0
+	tr.name(time.Now())
 }
 
 // name gives the save its id: the wall-clock time and what it is.
@@ -215,14 +220,14 @@ func (s *Saver) Simulate(ctx context.Context, eventNS int64) error {
 		if s.active {
 			return ErrOutage
 		}
-		s.trigger = trigger{armed: true, outage: true, source: -1, eventNS: eventNS}
-		s.trigger.name(time.Now())
+		s.trigger.announce(-1, eventNS)
 		return nil
 	})
 }
 
 // Save saves one VM, or all with nil, because an operator asked. The guests stay
-// stopped; the caller ends their QEMUs or voids the images and continues them.
+// stopped; the caller ends their QEMUs or voids the images and continues them. An
+// outage that comes meanwhile takes the save over: the error is then ErrOutage.
 func (s *Saver) Save(ctx context.Context, only *Target) (*Result, error) {
 	var result *Result
 	err := s.call(ctx, func() error {
@@ -235,6 +240,9 @@ func (s *Saver) Save(ctx context.Context, only *Target) (*Result, error) {
 		s.trigger = trigger{source: -1, only: only, eventNS: monotonic()}
 		s.trigger.name(time.Now())
 		s.run()
+		if s.trigger.outage { // its result goes to Outages, and has it all
+			return ErrOutage
+		}
 		s.decode(s.result)
 		result = s.result
 		return nil

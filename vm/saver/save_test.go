@@ -23,9 +23,6 @@ func TestSaveAndContinue(t *testing.T) {
 		for size := 8000; size > 0; size -= 3000 { // shorter each time: no rest of the last one
 			g.SetStream(qmptest.Stream(size))
 			g.expectSaved(r.save())
-			if g.Status() != "postmigrate" {
-				t.Errorf("QEMU is %s", g.Status())
-			}
 			check(t, g.run())
 			if rec, err := g.area.Latest(); err != nil || rec.Status != record.StatusRunning {
 				t.Errorf("after cont the record says %v, %v", rec.Status, err)
@@ -100,7 +97,9 @@ func TestOrder(t *testing.T) {
 			continue
 		}
 		now, before := g.times(result), ordered[i-1].times(result)
-		if now.stopSent < before.stopSent || now.dumpSent < before.dumped || now.committed < before.committed {
+		// A QEMU that is slow to stop does not hold up those behind it.
+		ready := before.stopped < now.dumpSent
+		if now.stopSent < before.stopSent || ready && now.dumpSent < before.dumped || ready && now.committed < before.committed {
 			t.Errorf("%s came before %s", g.target.Name(), ordered[i-1].target.Name())
 		}
 	}
@@ -241,6 +240,7 @@ func TestEventsOfOtherMigrations(t *testing.T) {
 	for _, status := range []string{"setup", "active", "completed"} {
 		g.Migration(status) // the incoming one that resumed the guest
 	}
+	check(t, r.saver.Cont(g.target, nil, false)) // its answer comes after them
 	g.HandleRequest("migrate", func(req *qmptest.Request) {
 		g.Migration("completed") // it may be as late as this
 		g.Migration("failed")

@@ -294,22 +294,34 @@ func (s *Saver) loop(started chan<- struct{}) {
 	}
 	close(started)
 	for {
-		timeout := -1
-		if len(s.pending) > 0 {
-			timeout = 20
-		}
-		n := s.poll(timeout)
+		n := s.poll(s.timeout())
 		if s.triggered(n) {
 			s.run()
-			continue
+		} else {
+			s.serve(n)
 		}
-		s.serve(n)
-		s.expire(monotonic())
-		if s.handleMail() {
+		closed := s.handleMail()
+		s.settleAll(monotonic())
+		if closed {
 			s.release()
 			return
 		}
 	}
+}
+
+// timeout is how long the thread may sleep between saves, in milliseconds. A save
+// takes note of nothing but itself, so its end is no time to sleep before all that
+// came meanwhile has been looked at.
+func (s *Saver) timeout() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case len(s.mailbox) > 0:
+		return 0
+	case len(s.pending) > 0:
+		return 20
+	}
+	return -1
 }
 
 // handleMail runs what callers left, and reports whether the Saver was closed.
@@ -340,7 +352,7 @@ func (s *Saver) release() {
 }
 
 // serve drains the emergency monitors between saves, so that QEMU never waits
-// for us, and completes Arm and Cont.
+// for us.
 func (s *Saver) serve(n int) {
 	for i := range n {
 		t := s.byFD[s.events[i].Fd]
@@ -349,9 +361,6 @@ func (s *Saver) serve(n int) {
 		}
 		if !t.receive(monotonic()) {
 			s.drop(t)
-		}
-		if t.waiter != nil && t.waitFor == nil {
-			s.settle(t, nil)
 		}
 	}
 }

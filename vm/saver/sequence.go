@@ -60,11 +60,12 @@ type times struct {
 
 // trigger is what starts a save.
 type trigger struct {
-	armed   bool
-	outage  bool // announced by a detector, not asked for by an operator
-	source  int  // index of the Source, or -1
-	eventNS int64
-	wokenNS int64
+	armed    bool
+	outage   bool // announced by a detector, not asked for by an operator
+	source   int  // index of the Source, or -1
+	eventNS  int64
+	wokenNS  int64
+	deadline int64
 
 	parkedNS, unparkedNS int64 // when the host was blocked after the last commit
 
@@ -75,44 +76,64 @@ type trigger struct {
 
 // run is the hot path: from the trigger to the last commit.
 func (s *Saver) run() {
-	woken := monotonic()
 	tr := &s.trigger
 	tr.armed = false
-	if tr.eventNS == 0 || tr.eventNS > woken {
-		tr.eventNS = woken
+	s.stopAll(tr, nil)
+	for {
+		now := monotonic()
+		if !s.advance(tr, now) {
+			break
+		}
+		s.receiveAll(tr, s.poll(s.patience(now, tr.deadline)))
 	}
-	tr.wokenNS = woken
+	s.seal(tr)
+	s.report(tr)
+}
+
+// stopAll stops what is to be saved, but for one VM that is being saved already.
+func (s *Saver) stopAll(tr *trigger, already *Target) {
+	tr.wokenNS = monotonic()
+	tr.deadline = tr.wokenNS + int64(s.config.Deadline)
+	if tr.eventNS == 0 || tr.eventNS > tr.wokenNS {
+		tr.eventNS = tr.wokenNS
+	}
 	if tr.outage {
 		s.active, s.powerBack = true, false
 	}
-	for _, t := range s.targets {
-		t.begin(tr)
+	dumps := s.config.InFlight
+	if already != nil {
+		dumps = 0 // advance counts
 	}
 	// Volatile VMs first: the CPU time they give up goes to the others.
 	for _, t := range s.targets {
-		if t.opt.Volatile && t.selected(tr) {
-			t.sendStop(false)
+		if t != already && t.selected(tr) {
+			t.begin()
+			if t.opt.Volatile {
+				t.sendStop(false)
+			}
 		}
 	}
-	dumps := s.config.InFlight
 	for _, t := range s.targets {
-		if t.opt.Volatile || !t.selected(tr) || t.phase == phaseFailed {
+		if t == already || t.opt.Volatile || !t.selected(tr) || t.phase == phaseFailed {
 			continue
 		}
 		s.raise(t)
 		t.sendStop(dumps > 0)
 		dumps--
 	}
-	deadline := woken + int64(s.config.Deadline)
-	for {
-		now := monotonic()
-		if !s.advance(tr, now, deadline) {
-			break
-		}
-		s.receiveAll(s.poll(s.patience(now, deadline)))
+}
+
+// join makes an operator's save part of the outage that comes in the middle of it.
+// The other VMs are stopped at once, and do not wait for a QEMU that may be hung.
+func (s *Saver) join(tr *trigger, source int, eventNS int64) {
+	already := tr.only
+	tr.announce(source, eventNS)
+	tr.armed = false // it has begun
+	if already != nil {
+		s.stopAll(tr, already)
+	} else {
+		s.active, s.powerBack = true, false
 	}
-	s.seal(tr)
-	s.report(tr)
 }
 
 // seal blocks all memory operations of the host after the last commit of an outage, if
@@ -130,7 +151,7 @@ func (s *Saver) seal(tr *trigger) {
 			s.powerBack = s.powerBack || back
 			return
 		}
-		s.receiveAll(s.poll(0)) // a detector with news does not let the host be parked
+		s.receiveAll(tr, s.poll(0)) // a detector with news does not let the host be parked
 		if s.powerBack {
 			return
 		}
@@ -141,10 +162,7 @@ func (s *Saver) seal(tr *trigger) {
 const parkAttempts = 3
 
 // begin resets what the last save left.
-func (t *Target) begin(tr *trigger) {
-	if !t.selected(tr) {
-		return
-	}
+func (t *Target) begin() {
 	t.times = times{}
 	t.setup, t.length, t.failure = false, 0, failNone
 	t.detail = t.detail[:0]
@@ -177,7 +195,7 @@ func (t *Target) sendStop(dump bool) {
 
 // advance commits what was dumped, starts dumps in order of priority as far as
 // the limit allows, and reports whether anything is still to come.
-func (s *Saver) advance(tr *trigger, now, deadline int64) bool {
+func (s *Saver) advance(tr *trigger, now int64) bool {
 	inFlight, waiting := 0, false
 	for _, t := range s.targets {
 		if !t.selected(tr) {
@@ -186,7 +204,7 @@ func (s *Saver) advance(tr *trigger, now, deadline int64) bool {
 		if t.phase == phaseDumped && t.finish() && !t.opt.VolatileCaches {
 			t.commitRecord(tr)
 		}
-		if now > deadline && (t.phase == phaseStopping || t.phase == phaseDumping) {
+		if now > tr.deadline && (t.phase == phaseStopping || t.phase == phaseDumping) {
 			t.fail(failTimeout, nil)
 		}
 		if t.phase == phaseDumping && now-t.times.dumpSent < int64(s.config.Hung) {
@@ -269,8 +287,8 @@ func (s *Saver) poll(timeoutMS int) int {
 }
 
 // receiveAll reads the monitors that have something to say. A detector that
-// speaks again during a save tells of the same outage.
-func (s *Saver) receiveAll(n int) {
+// speaks again during an outage tells of the same one.
+func (s *Saver) receiveAll(tr *trigger, n int) {
 	for i := range n {
 		fd := s.events[i].Fd
 		if t := s.byFD[fd]; t != nil {
@@ -282,9 +300,11 @@ func (s *Saver) receiveAll(n int) {
 			}
 			continue
 		}
-		if fd == int32(s.wake) {
-			unix.Read(s.wake, s.input) // the mail is looked at after the save
-		} else if _, event, _ := s.hear(fd); event == PowerBack {
+		// s.wake is read, too: it would keep poll from sleeping.
+		switch source, event, at := s.hear(fd); {
+		case event == Outage && !s.active:
+			s.join(tr, source, at)
+		case event == PowerBack && s.active:
 			s.powerBack = true
 		}
 	}

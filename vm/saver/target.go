@@ -78,7 +78,8 @@ type Target struct {
 	setup    bool // this dump's MIGRATION "setup" was seen
 	length   int  // bytes dumped
 	failure  failure
-	detail   []byte // what QEMU said, at most detailSize bytes
+	detail   []byte // what QEMU said of the save, at most detailSize bytes
+	refusal  []byte // what it said of the preparation step waited for, if it refused
 	waiter   chan error
 	waitFor  []byte // reply id the waiter waits for
 	waitTill int64
@@ -109,6 +110,7 @@ func (t *Target) open(ctx context.Context) error {
 	}
 	t.line.data = make([]byte, lineBufferSize)
 	t.detail = make([]byte, 0, detailSize)
+	t.refusal = make([]byte, 0, detailSize)
 	t.disks = make([]record.DiskIdentity, len(t.opt.Disks))
 	t.stopLine = []byte(`{"execute":"stop","id":"` + idStop + `"}` + "\n")
 	t.contLine = []byte(`{"execute":"cont","id":"` + idCont + `"}` + "\n")

@@ -1,0 +1,118 @@
+package saver
+
+import (
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/nv-hypervisor/nv-hypervisor/qmp/qmptest"
+)
+
+// occupy keeps the thread busy until release; what happens meanwhile it finds all at once.
+func (r *rig) occupy() (release func()) {
+	busy, free, done := make(chan struct{}), make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(done)
+		r.saver.call(testContext(r.t), func() error {
+			close(busy)
+			<-free
+			return nil
+		})
+	}()
+	<-busy
+	return func() { close(free); <-done }
+}
+
+// mail leaves a call for the thread, and returns when it lies in the mailbox.
+func (r *rig) mail(fn func() error) (done chan error) {
+	r.t.Helper()
+	r.saver.mu.Lock()
+	before := len(r.saver.mailbox)
+	r.saver.mu.Unlock()
+	done = make(chan error, 1)
+	go func() { done <- r.saver.call(testContext(r.t), fn) }()
+	eventually(r.t, "the call is in the mailbox", func() bool {
+		r.saver.mu.Lock()
+		defer r.saver.mu.Unlock()
+		return len(r.saver.mailbox) > before
+	})
+	return done
+}
+
+// A call that comes in the same instant as an outage is served after it.
+func TestCallBesideAnOutage(t *testing.T) {
+	r := newRig(t, Config{})
+	p := r.pipe("plug")
+	g := r.boot(Options{Name: "db"})
+	release := r.occupy()
+	done := r.mail(func() error { return nil })
+	p.say("x")
+	release()
+	g.expectSaved(r.outage())
+	check(t, <-done)
+}
+
+// A call that comes in the middle of a save is served after it, and does not keep
+// the thread, which may be a real-time one, from sleeping.
+func TestCallDuringASave(t *testing.T) {
+	r := newRig(t, Config{})
+	g := r.boot(Options{Name: "db"})
+	g.Hold("migrate")
+	check(t, r.saver.Simulate(testContext(t), Now()))
+	dump := g.Take(testContext(t))
+	var used unix.Rusage
+	done := r.mail(func() error { return unix.Getrusage(unix.RUSAGE_THREAD, &used) })
+	const long = 300 * time.Millisecond
+	time.Sleep(long) // that a spinning thread would use up
+	g.Migrate(dump, g.Dumped())
+	check(t, <-done)
+	g.expectSaved(r.outage())
+	if busy := time.Duration(used.Utime.Nano() + used.Stime.Nano()); busy > long/2 {
+		t.Errorf("the thread was busy for %v of a save of %v", busy, long)
+	}
+}
+
+// An outage that comes between cont and QEMU's answer leaves neither the call nor
+// the save without its answer.
+func TestOutageBeforeContIsAnswered(t *testing.T) {
+	r := newRig(t, Config{})
+	g := r.attach(Options{Name: "db"})
+	g.Hold("cont")
+	check(t, r.saver.Arm(g.target, nil))
+	done := make(chan error, 1)
+	go func() { done <- r.saver.Cont(g.target, g.mark, false) }()
+	cont := g.Take(testContext(t))
+	g.HandleRequest("stop", func(req *qmptest.Request) {
+		g.Emit("RESUME", nil)
+		cont.Reply(nil)
+		g.Emit("STOP", nil)
+		req.Reply(nil)
+	})
+	before := time.Now()
+	check(t, r.saver.Simulate(testContext(t), Now()))
+	g.expectSaved(r.outage())
+	check(t, <-done)
+	if waited := time.Since(before); waited > replyLimit/2 {
+		t.Errorf("cont was answered after %v", waited)
+	}
+}
+
+// What becomes of the save is not the answer to a cont that came before it.
+func TestSaveFailsBeforeContIsAnswered(t *testing.T) {
+	r := newRig(t, Config{})
+	g := r.attach(Options{Name: "db"})
+	g.Hold("cont")
+	check(t, r.saver.Arm(g.target, nil))
+	done := make(chan error, 1)
+	go func() { done <- r.saver.Cont(g.target, g.mark, false) }()
+	cont := g.Take(testContext(t))
+	g.HandleRequest("migrate", func(req *qmptest.Request) {
+		cont.Reply(nil)
+		g.BeginMigration(req, nil)
+		g.Migration("failed")
+	})
+	check(t, r.saver.Simulate(testContext(t), Now()))
+	g.expectUnsaved(r.outage(), "failed to write")
+	check(t, <-done)
+}
