@@ -17,7 +17,9 @@ import (
 	"path/filepath"
 	"regexp"
 	"syscall"
+	"time"
 
+	"github.com/nv-hypervisor/nv-hypervisor/bench/soak"
 	"github.com/nv-hypervisor/nv-hypervisor/bench/suite"
 	"github.com/nv-hypervisor/nv-hypervisor/lab/emulator"
 	"github.com/nv-hypervisor/nv-hypervisor/lab/rig"
@@ -37,14 +39,17 @@ func main() {
 
 // options are the command line.
 type options struct {
+	args                  []string
 	bin, qemu, json, only string
 	samples               int
 	quick                 bool
 	seed                  uint64
+	soak                  bool
+	duration              time.Duration
 }
 
 func run(ctx context.Context, args []string) error {
-	var o options
+	o := options{args: args}
 	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
 	flags.StringVar(&o.bin, "bin", "bin", "`folder` with nvh and nvhd, as make build leaves them")
 	flags.StringVar(&o.qemu, "qemu", "installed", "\"installed\", \"backports\", or the `path` of a QEMU")
@@ -53,14 +58,16 @@ func run(ctx context.Context, args []string) error {
 	flags.IntVar(&o.samples, "samples", 0, "`number` of samples of each save, default 100; restarts get a fifth of it")
 	flags.BoolVar(&o.quick, "quick", false, "few samples of small VMs: a test of the benchmark, not a measurement")
 	flags.Uint64Var(&o.seed, "seed", 1, "`seed` of all that is random")
+	flags.BoolVar(&o.soak, "soak", false, "cut the power at random moments and count what becomes of the guests")
+	flags.DurationVar(&o.duration, "duration", 10*time.Minute, "how long to soak")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
 	if flags.NArg() > 0 {
 		return fmt.Errorf("unexpected argument %q", flags.Arg(0))
 	}
-	if o.samples < 0 {
-		return fmt.Errorf("-samples %d: want more than zero", o.samples)
+	if o.samples < 0 || o.duration <= 0 {
+		return errors.New("-samples and -duration must be more than zero")
 	}
 	if _, err := os.Stat(filepath.Join(o.bin, "nvhd")); err != nil {
 		return fmt.Errorf("%w: run make build, or name the folder of nvhd with -bin", err)
@@ -68,6 +75,9 @@ func run(ctx context.Context, args []string) error {
 	var err error
 	if o.qemu, err = findQEMU(ctx, o.qemu); err != nil {
 		return err
+	}
+	if o.soak {
+		return cut(ctx, o)
 	}
 	return measure(ctx, o)
 }
@@ -96,13 +106,28 @@ func measure(ctx context.Context, o options) error {
 	if err != nil {
 		return err
 	}
-	r.Command = append([]string{"bench"}, os.Args[1:]...)
+	r.Command = append([]string{"bench"}, o.args...)
 	if o.json != "" {
 		if err := r.WriteFile(o.json); err != nil {
 			return err
 		}
 	}
 	return r.WriteTables(os.Stdout)
+}
+
+// cut is the soak. It fails if anything happened to a guest that must not.
+func cut(ctx context.Context, o options) error {
+	r, err := soak.Run(ctx, soak.Options{Bin: o.bin, QEMU: o.qemu, Duration: o.duration, Seed: o.seed, Progress: os.Stderr})
+	if err != nil {
+		return err
+	}
+	r.Command = append([]string{"bench"}, o.args...)
+	if o.json != "" {
+		if err := r.WriteFile(o.json); err != nil {
+			return err
+		}
+	}
+	return errors.Join(r.WriteTable(os.Stdout), r.Err())
 }
 
 // findQEMU turns the words for the two supported versions into paths.

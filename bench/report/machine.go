@@ -7,6 +7,9 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/nv-hypervisor/nv-hypervisor/host"
+	"github.com/nv-hypervisor/nv-hypervisor/vm"
 )
 
 // Machine is what the figures were measured on.
@@ -45,6 +48,11 @@ func Describe() (Machine, error) {
 	}
 	m.CPU = modelName(string(content))
 	return m, nil
+}
+
+// Learn fills in what the product knows: the daemon, and one of its VMs.
+func (m *Machine) Learn(status host.Status, info vm.Info) {
+	m.QEMU, m.Accel, m.Realtime, m.Version = info.QEMU, info.Accel, status.Realtime, status.Version
 }
 
 func modelName(cpuinfo string) string {

@@ -60,8 +60,7 @@ func (r *run) describe(ctx context.Context, h *pair) error {
 		return err
 	}
 	h.realtime = status.Realtime
-	m := &r.report.Machine
-	m.QEMU, m.Accel, m.Realtime, m.Version = info.QEMU, info.Accel, status.Realtime, status.Version
+	r.report.Machine.Learn(status, info)
 	return nil
 }
 

@@ -12,12 +12,14 @@
 package suite
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
 	"regexp"
+	"slices"
 	"time"
 
 	"github.com/nv-hypervisor/nv-hypervisor/bench/report"
@@ -124,6 +126,9 @@ func Run(ctx context.Context, opt Options) (*report.Report, error) {
 	if len(r.report.Series) == 0 {
 		return nil, fmt.Errorf("no case matches %q: their names are GROUP/KIND/LOAD, for example single/save/none", opt.Only)
 	}
+	slices.SortStableFunc(r.report.Series, func(a, b report.Series) int {
+		return cmp.Or(cmp.Compare(a.VMs, b.VMs), cmp.Compare(a.Memory, b.Memory))
+	})
 	r.report.Took = time.Since(r.report.Began)
 	r.report.Machine.LoadAfter = report.LoadAverage()
 	return r.report, nil

@@ -12,8 +12,12 @@ var startOptions host.StartOptions
 // Continued checks that a guest went on as if nothing had happened: its ticks up
 // to now are of one boot, their counts have no gap, and memory and disk were intact
 // in every one of them. It returns the last tick.
-func (r *Rig) Continued(name string) (guest.Tick, error) {
+func (r *Rig) Continued(name string) (guest.Tick, error) { return r.ContinuedSince(name, 0) }
+
+// ContinuedSince is Continued without the first ticks, those of earlier boots.
+func (r *Rig) ContinuedSince(name string, first int) (guest.Tick, error) {
 	ticks := r.Ticks(name)
+	ticks = ticks[min(first, len(ticks)):]
 	if len(ticks) == 0 {
 		return guest.Tick{}, fmt.Errorf("guest %s has printed no tick", name)
 	}
