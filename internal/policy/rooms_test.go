@@ -23,6 +23,9 @@ var rooms = []room{
 	// One room each: memory that survives, the protocol of QEMU.
 	{"nvram", ""},
 	{"nvram/nvramtest", ""},
+	{"internal/blockdev", ""},
+	{"nvram/nvdimm", "internal/blockdev"},
+	{"nvram/nvdimm/nvdimmtest", "nvram/nvdimm"},
 	{"qmp", ""},
 	{"qmp/qmptest", ""},
 
@@ -35,19 +38,21 @@ var rooms = []room{
 	{"vm/saver", "vm/record"},
 	{"vm", "internal/durable nvram qemu qmp vm/record vm/saver"},
 
-	// Detectors know nobody, and only the host knows them.
-	{"pod", ""},
-	{"pod/signal", ""},
+	// Detectors: they know the thread they wake.
+	{"pod", "vm/saver"},
+	{"pod/signal", "pod vm/saver"},
+	{"kmod/abi", ""},
+	{"pod/kmod", "kmod/abi pod vm/saver"},
 
 	// All VMs.
 	{"outage", "internal/durable vm vm/saver"},
-	{"host", "internal/durable nvram outage pod pod/signal qemu vm vm/record vm/saver"},
+	{"host", "internal/durable nvram outage pod pod/kmod pod/signal qemu vm vm/record vm/saver"},
 	{"api", "host nvram outage qemu vm"},
 	{"api/apitest", "api host nvram outage vm"},
 
 	// The programs.
 	{"cmd/nvh", "api host nvram outage qemu vm"},
-	{"cmd/nvhd", "api host internal/version pod/signal vm vm/saver"},
+	{"cmd/nvhd", "api host internal/version pod/kmod pod/signal vm vm/saver"},
 
 	// The lab, which no program imports.
 	{"lab/debian", ""},
@@ -57,9 +62,19 @@ var rooms = []room{
 	{"lab/guest/journal", ""},
 	{"lab/guest/pattern", ""},
 	{"lab/guest/workload", "lab/guest/console lab/guest/journal lab/guest/pattern"},
-	{"lab/guest", "lab/debian lab/guest/console lab/guest/initramfs lab/guest/journal"},
+	{"lab/kernel", "lab/debian"},
+	{"lab/guest", "lab/debian lab/guest/console lab/guest/initramfs lab/guest/journal lab/kernel"},
 	{"lab/rig", "api host lab/guest nvram qemu vm"},
+	{"lab/cmd/demo", "lab/guest lab/rig nvram outage vm vm/saver"},
+	{"kmod", "lab/debian"},
 	{"lab/cmd/lab-fetch", "lab/debian lab/emulator lab/guest"},
+
+	// The measurements.
+	{"bench/stats", ""},
+	{"bench/floor", "qemu vm/saver"},
+	{"bench/report", "bench/stats internal/durable outage"},
+	{"bench/suite", "bench/floor bench/report host lab/guest lab/rig nvram outage vm vm/record vm/saver"},
+	{"bench", "bench/suite lab/emulator lab/rig"},
 
 	// Tests of the whole.
 	{"e2e", ""},
