@@ -6,7 +6,7 @@ STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 TEST_TIMEOUT ?= 60m
 TEST_FLAGS ?=
 
-.PHONY: all build deps guest-image test demo bench soak lint docs clean
+.PHONY: all build deps guest-image test demo bench soak lint docs libnvram install-libnvram clean
 
 all: build
 
@@ -42,6 +42,40 @@ lint:
 # Generated documents: the command reference among them.
 docs:
 	$(GO) run ./cmd/nvh gen docs docs/cli
+
+# The C library with its header, pkg-config file and man pages, ready to be linked against in build/libnvram.
+LIBNVRAM_VERSION = 0.1.0
+LIBNVRAM_BUILD ?= build/libnvram
+# asyncpreemptoff: the library gives SIGURG, by which the Go runtime would preempt, back to the program (libnvram/process.c).
+LIBNVRAM_LDFLAGS = -s -w -X=runtime.godebugDefault=asyncpreemptoff=1 \
+	-extldflags "-Wl,-soname,libnvram.so.0 -Wl,--version-script=$(CURDIR)/libnvram/libnvram.map"
+
+libnvram:
+	CGO_ENABLED=1 $(GO) build -trimpath -buildmode=c-shared -ldflags '$(LIBNVRAM_LDFLAGS)' -o $(LIBNVRAM_BUILD)/lib/libnvram.so.0 ./libnvram
+	rm $(LIBNVRAM_BUILD)/lib/libnvram.so.h
+	ln -sf libnvram.so.0 $(LIBNVRAM_BUILD)/lib/libnvram.so
+	install -D -m 644 -t $(LIBNVRAM_BUILD)/include libnvram/nvram.h
+	install -D -m 644 -t $(LIBNVRAM_BUILD)/share/man/man3 libnvram/man/*.3
+	$(call libnvram-pc,$(LIBNVRAM_BUILD)/lib,$(abspath $(LIBNVRAM_BUILD)),$(abspath $(LIBNVRAM_BUILD))/lib,$(abspath $(LIBNVRAM_BUILD))/include)
+
+# Of its variables DESTDIR is put before the others and is not written into any file.
+PREFIX ?= /usr/local
+LIBDIR ?= $(PREFIX)/lib
+INCLUDEDIR ?= $(PREFIX)/include
+MANDIR ?= $(PREFIX)/share/man
+
+install-libnvram: libnvram
+	install -D -m 755 -t $(DESTDIR)$(LIBDIR) $(LIBNVRAM_BUILD)/lib/libnvram.so.0
+	ln -sf libnvram.so.0 $(DESTDIR)$(LIBDIR)/libnvram.so
+	install -D -m 644 -t $(DESTDIR)$(INCLUDEDIR) libnvram/nvram.h
+	install -D -m 644 -t $(DESTDIR)$(MANDIR)/man3 libnvram/man/*.3
+	$(call libnvram-pc,$(DESTDIR)$(LIBDIR),$(PREFIX),$(LIBDIR),$(INCLUDEDIR))
+
+# Writes the pkg-config file: directory to write to, then prefix, libdir and includedir to write into it.
+define libnvram-pc
+mkdir -p $1/pkgconfig
+sed -e 's|@PREFIX@|$2|' -e 's|@LIBDIR@|$3|' -e 's|@INCLUDEDIR@|$4|' -e 's|@VERSION@|$(LIBNVRAM_VERSION)|' libnvram/libnvram.pc.in >$1/pkgconfig/libnvram.pc
+endef
 
 # Leaves the cache: remove ~/.cache/nvh by hand to download again.
 clean:
