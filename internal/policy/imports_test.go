@@ -22,11 +22,11 @@ var confined = map[string]string{
 	"github.com/spf13/pflag":                  "cmd/nvh",
 	"golang.org/x/sys/unix":                   "*",
 
-	"C":        "",
+	"C":        "libnvram",
 	"net/http": "api",
-	"os/exec":  "bench/suite cmd/nvh kmod lab/debian lab/emulator lab/guest lab/guest/workload lab/kernel lab/rig qemu",
+	"os/exec":  "bench/suite cmd/nvh kmod lab/agent lab/debian lab/emulator lab/guest lab/guest/workload lab/kernel lab/rig qemu",
 	"testing":  "qemu/qemutest qmp/qmptest",
-	"unsafe":   "api lab/guest/journal lab/guest/workload nvram nvram/nvdimm pod/kmod pod/signal vm/saver",
+	"unsafe":   "api lab/guest/journal lab/guest/workload libnvram libnvram/handles nvram nvram/nvdimm pod/kmod pod/signal vm/saver",
 
 	"log":       "", // log/slog, handed down
 	"plugin":    "",

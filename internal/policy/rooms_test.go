@@ -42,6 +42,8 @@ var rooms = []room{
 	{"pod", "vm/saver"},
 	{"pod/signal", "pod vm/saver"},
 	{"kmod/abi", ""},
+	{"libnvram/handles", "nvram"},
+	{"libnvram", "libnvram/handles nvram"},
 	{"pod/kmod", "kmod/abi pod vm/saver"},
 
 	// All VMs.
@@ -67,14 +69,16 @@ var rooms = []room{
 	{"lab/rig", "api host lab/guest nvram qemu vm"},
 	{"lab/cmd/demo", "lab/guest lab/rig nvram outage vm vm/saver"},
 	{"kmod", "lab/debian"},
+	{"lab/agent", ""},
 	{"lab/cmd/lab-fetch", "lab/debian lab/emulator lab/guest"},
 
 	// The measurements.
 	{"bench/stats", ""},
 	{"bench/floor", "qemu vm/saver"},
-	{"bench/report", "bench/stats internal/durable outage"},
+	{"bench/report", "bench/stats host internal/durable outage vm"},
 	{"bench/suite", "bench/floor bench/report host lab/guest lab/rig nvram outage vm vm/record vm/saver"},
-	{"bench", "bench/suite lab/emulator lab/rig"},
+	{"bench/soak", "bench/report internal/durable lab/guest lab/rig nvram outage vm vm/saver"},
+	{"bench", "bench/soak bench/suite lab/emulator lab/rig"},
 
 	// Tests of the whole.
 	{"e2e", ""},
