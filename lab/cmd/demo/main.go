@@ -14,6 +14,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"io"
 	"os"
 	"os/signal"
 	"syscall"
@@ -33,19 +34,19 @@ func main() {
 	defer stop()
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	if err := run(ctx, *bin); err != nil {
+	if err := run(ctx, *bin, os.Stdout); err != nil {
 		fmt.Fprintf(os.Stderr, "\ndemo: FAILED: %v\n", err)
 		os.Exit(1)
 	}
 }
 
-func run(ctx context.Context, bin string) (err error) {
+func run(ctx context.Context, bin string, out io.Writer) (err error) {
 	r, err := rig.New(ctx, rig.Options{Bin: bin, Size: nvram.GiB})
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, r.Close()) }()
-	d := demo{Rig: r, out: os.Stdout}
+	d := demo{Rig: r, out: out}
 	for _, step := range []func(context.Context) error{d.boot, d.announce, d.cut, d.recover, d.compare, d.timings} {
 		if err := step(ctx); err != nil {
 			return err
