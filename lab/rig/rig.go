@@ -17,6 +17,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -39,6 +40,7 @@ type Options struct {
 	Layout nvram.Layout // of the pool; empty: directory
 	Size   nvram.Bytes  // of the pool; 0: 4 GiB
 	Config string       // more lines for nvhd.toml, before the pool
+	Within []string     // a command that executes the daemon it is given: in a namespace, say
 	Output io.Writer    // the daemon's log; nil: kept in a file, shown by errors
 }
 
@@ -155,7 +157,8 @@ func (r *Rig) Start(ctx context.Context) error {
 		defer f.Close()
 		log = f
 	}
-	cmd := exec.Command(filepath.Join(r.opt.Bin, "nvhd"), "-config", r.ConfigPath())
+	args := append(slices.Clone(r.opt.Within), filepath.Join(r.opt.Bin, "nvhd"), "-config", r.ConfigPath())
+	cmd := exec.Command(args[0], args[1:]...)
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.Env = append(os.Environ(), "TMPDIR="+r.Dir)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
