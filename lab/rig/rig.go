@@ -263,14 +263,21 @@ func (r *Rig) killQEMUs() error {
 	return fmt.Errorf("rig: QEMUs %v do not die", r.QEMUs())
 }
 
-// alive tells whether a process runs; a zombie does not.
+// alive tells whether a process runs; a zombie does not. A program that executes itself again, as nvhd does, can look like
+// a zombie while its other threads end, so only one that stays it counts.
 func alive(pid int) bool {
-	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	if err != nil {
-		return false
+	for range 5 {
+		stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+		if err != nil {
+			return false
+		}
+		rest := stat[bytes.LastIndexByte(stat, ')')+1:]
+		if !bytes.HasPrefix(bytes.TrimSpace(rest), []byte("Z")) {
+			return true
+		}
+		time.Sleep(5 * time.Millisecond)
 	}
-	rest := stat[bytes.LastIndexByte(stat, ')')+1:]
-	return !bytes.HasPrefix(bytes.TrimSpace(rest), []byte("Z"))
+	return false
 }
 
 // Close cuts the power for good and removes everything.
