@@ -27,6 +27,7 @@ import (
 	"runtime"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -94,7 +95,7 @@ type Saver struct {
 	tests  chan TestResult
 
 	mu       sync.Mutex
-	mailbox  []func() // run by the thread between saves
+	mailbox  []*letter // run by the thread between saves
 	closed   bool
 	realtime bool // SCHED_FIFO was granted
 
@@ -252,29 +253,44 @@ func (s *Saver) reserve() {
 	}
 }
 
-// call runs fn on the thread and waits for it.
+// letter is a call in the mailbox. Whoever takes it, the thread to make the call
+// or the caller to give it up, is the only one.
+type letter struct {
+	fn    func() error
+	taken atomic.Bool
+	reply chan error
+}
+
+// call runs fn on the thread and waits for it. When ctx ends before the thread has
+// begun, fn is never run.
 func (s *Saver) call(ctx context.Context, fn func() error) error {
-	reply := make(chan error, 1)
+	l := &letter{fn: fn, reply: make(chan error, 1)}
 	s.mu.Lock()
 	if s.closed {
 		s.mu.Unlock()
 		return ErrClosed
 	}
-	s.mailbox = append(s.mailbox, func() { reply <- fn() })
-	s.mu.Unlock()
+	s.mailbox = append(s.mailbox, l)
 	one := [8]byte{1}
-	unix.Write(s.wake, one[:])
-	select {
-	case err := <-reply:
-		return err
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-s.done:
+	unix.Write(s.wake, one[:]) // under the lock: once closed, the number may be another file's
+	s.mu.Unlock()
+	cancelled := ctx.Done()
+	for {
 		select {
-		case err := <-reply:
+		case err := <-l.reply:
 			return err
-		default:
-			return ErrClosed
+		case <-cancelled:
+			if l.taken.CompareAndSwap(false, true) {
+				return ctx.Err()
+			}
+			cancelled = nil // under way
+		case <-s.done:
+			select {
+			case err := <-l.reply:
+				return err
+			default:
+				return ErrClosed
+			}
 		}
 	}
 }
@@ -330,8 +346,11 @@ func (s *Saver) handleMail() bool {
 	mail := s.mailbox
 	s.mailbox = nil
 	s.mu.Unlock()
-	for _, fn := range mail {
-		fn()
+	for _, l := range mail {
+		if !l.taken.CompareAndSwap(false, true) {
+			continue
+		}
+		l.reply <- l.fn()
 		if s.trigger.armed {
 			s.run()
 		}
@@ -346,8 +365,10 @@ func (s *Saver) release() {
 		s.drop(t)
 		t.Close()
 	}
+	s.mu.Lock()
 	unix.Close(s.epoll)
 	unix.Close(s.wake)
+	s.mu.Unlock()
 	close(s.outage)
 }
 

@@ -1,6 +1,8 @@
 package saver
 
 import (
+	"context"
+	"errors"
 	"testing"
 	"time"
 
@@ -115,4 +117,40 @@ func TestSaveFailsBeforeContIsAnswered(t *testing.T) {
 	check(t, r.saver.Simulate(testContext(t), Now()))
 	g.expectUnsaved(r.outage(), "failed to write")
 	check(t, <-done)
+}
+
+// A call that is given up before the thread takes it is never made; one that has
+// begun is waited for.
+func TestCallGivenUp(t *testing.T) {
+	r := newRig(t, Config{})
+	g := r.boot(Options{Name: "db"})
+	release := r.occupy()
+	ctx, cancel := context.WithCancel(testContext(t))
+	cancel()
+	if _, err := r.saver.Save(ctx, g.target); !errors.Is(err, context.Canceled) {
+		t.Errorf("save: %v", err)
+	}
+	if err := r.saver.Simulate(ctx, Now()); !errors.Is(err, context.Canceled) {
+		t.Errorf("simulate: %v", err)
+	}
+	release()
+	check(t, r.saver.Clear())
+	if g.Status() != "running" {
+		t.Fatalf("it was saved all the same: QEMU is %s", g.Status())
+	}
+
+	ctx, cancel = context.WithCancel(testContext(t))
+	g.Hold("migrate")
+	results, done := make(chan *Result, 1), make(chan error, 1)
+	go func() {
+		result, err := r.saver.Save(ctx, g.target)
+		results <- result
+		done <- err
+	}()
+	dump := g.Take(testContext(t))
+	cancel()
+	g.Migrate(dump, g.Dumped())
+	result := <-results
+	check(t, <-done)
+	g.expectSaved(result)
 }
