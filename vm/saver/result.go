@@ -156,14 +156,21 @@ func (s *Saver) triggered(n int) bool {
 // an outage there that is not known yet, and which detector.
 func (s *Saver) hear(fd int32) (source int, eventNS int64, outage bool) {
 	k, err := unix.Read(int(fd), s.input)
-	if err != nil || k <= 0 {
+	if err == unix.EAGAIN || err == unix.EINTR {
 		return 0, 0, false
 	}
-	for i, src := range s.sources {
-		if int32(src.FD()) == fd {
-			outage, eventNS = src.Decode(s.input[:k])
-			return i, eventNS, outage && !s.active
+	for i := range s.sources {
+		d := &s.sources[i]
+		if int32(d.FD()) != fd || d.dead {
+			continue
 		}
+		if k <= 0 { // it would be ready for ever
+			d.dead = true
+			unix.EpollCtl(s.epoll, unix.EPOLL_CTL_DEL, int(fd), nil)
+			return 0, 0, false
+		}
+		outage, eventNS = d.Decode(s.input[:k])
+		return i, eventNS, outage && !s.active
 	}
 	return 0, 0, false
 }
