@@ -3,6 +3,7 @@ package host
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/nv-hypervisor/nv-hypervisor/outage"
@@ -84,9 +85,12 @@ func (h *Host) watched() []pod.Source {
 // Detectors lists what announces outages, with the kernel's counts.
 func (h *Host) Detectors(context.Context) ([]Detector, error) {
 	var list []Detector
+	_, dead := h.saver.Detectors()
 	for _, s := range h.watched() {
 		d := Detector{Name: s.Name()}
-		if k, ok := s.(kernelDetector); ok {
+		if slices.Contains(dead, s.Name()) {
+			d.Error = "it came to its end and announces nothing any more: restart nvhd"
+		} else if k, ok := s.(kernelDetector); ok {
 			stats, err := k.Stats()
 			if err != nil {
 				d.Error = err.Error()

@@ -102,7 +102,7 @@ type Saver struct {
 	// Owned by the thread.
 	targets   []*Target // in order of priority
 	byFD      map[int32]*Target
-	sources   []Source
+	sources   []detector
 	hardware  Hardware  // nil: none
 	pending   []*Target // targets with a waiter
 	events    []unix.EpollEvent
@@ -203,9 +203,31 @@ func (s *Saver) AddSource(src Source) error {
 		if err := s.watch(src.FD()); err != nil {
 			return fmt.Errorf("watch %s: %w", src.Name(), err)
 		}
-		s.sources = append(s.sources, src)
+		s.sources = append(s.sources, detector{Source: src})
 		return nil
 	})
+}
+
+// detector is a Source that is watched, until its descriptor comes to an end.
+type detector struct {
+	Source
+	dead bool
+}
+
+// Detectors names the sources: those that are watched, and those whose descriptor
+// has come to an end or failed, so that they announce nothing any more.
+func (s *Saver) Detectors() (watched, dead []string) {
+	s.call(context.Background(), func() error {
+		for _, d := range s.sources {
+			if d.dead {
+				dead = append(dead, d.Name())
+			} else {
+				watched = append(watched, d.Name())
+			}
+		}
+		return nil
+	})
+	return watched, dead
 }
 
 // Attach hands a target to the thread, which from now on drains its events.
@@ -240,6 +262,15 @@ func (s *Saver) drop(t *Target) {
 	delete(s.byFD, int32(t.conn))
 	s.targets = slices.DeleteFunc(s.targets, func(x *Target) bool { return x == t })
 	s.settle(t, errors.New("QEMU's emergency monitor is gone"))
+}
+
+// dropGone lets go of the targets whose QEMU hung up during a save.
+func (s *Saver) dropGone() {
+	for _, t := range slices.Clone(s.targets) {
+		if t.gone {
+			s.drop(t)
+		}
+	}
 }
 
 // reserve makes everything a save of all targets needs, ahead of it.
@@ -317,6 +348,7 @@ func (s *Saver) loop(started chan<- struct{}) {
 			s.serve(n)
 		}
 		closed := s.handleMail()
+		s.dropGone()
 		s.settleAll(monotonic())
 		if closed {
 			s.release()

@@ -3,6 +3,8 @@ package saver
 import (
 	"context"
 	"errors"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -153,4 +155,85 @@ func TestCallGivenUp(t *testing.T) {
 	result := <-results
 	check(t, <-done)
 	g.expectSaved(result)
+}
+
+// A detector that has come to its end is not asked for ever.
+func TestDeadDetector(t *testing.T) {
+	r := newRig(t, Config{})
+	p, q := r.pipe("dead"), r.pipe("alive")
+	g := r.boot(Options{Name: "db"})
+	unix.Close(p.w)
+	p.w = -1
+	var before, after unix.Rusage
+	usage := func(u *unix.Rusage) func() error {
+		return func() error { return unix.Getrusage(unix.RUSAGE_THREAD, u) }
+	}
+	check(t, r.saver.call(testContext(t), usage(&before)))
+	const long = 200 * time.Millisecond
+	time.Sleep(long) // that a spinning thread would use up
+	check(t, r.saver.call(testContext(t), usage(&after)))
+	if busy := time.Duration(after.Utime.Nano() + after.Stime.Nano() - before.Utime.Nano() - before.Stime.Nano()); busy > long/2 {
+		t.Errorf("the thread was busy for %v of %v", busy, long)
+	}
+	watched, dead := r.saver.Detectors()
+	if !slices.Equal(watched, []string{"alive"}) || !slices.Equal(dead, []string{"dead"}) {
+		t.Errorf("watched %q, dead %q", watched, dead)
+	}
+	q.say("x")
+	g.expectSaved(r.outage())
+}
+
+// A QEMU that dies in a save leaves no call waiting for its answer.
+func TestDeathBeforeContIsAnswered(t *testing.T) {
+	r := newRig(t, Config{})
+	g, volatile := r.attach(Options{Name: "db"}), r.boot(Options{Name: "scratch", Volatile: true})
+	g.Hold("cont")
+	check(t, r.saver.Arm(g.target, nil))
+	done := make(chan error, 1)
+	go func() { done <- r.saver.Cont(g.target, g.mark, false) }()
+	g.Take(testContext(t))
+	g.HandleRequest("migrate", func(*qmptest.Request) {
+		volatile.Hangup() // paused, and then gone
+		g.Hangup()
+	})
+	before := time.Now()
+	check(t, r.saver.Simulate(testContext(t), Now()))
+	result := r.outage()
+	g.expectUnsaved(result, "died")
+	if err := <-done; err == nil || !strings.Contains(err.Error(), "gone") {
+		t.Errorf("cont: %v", err)
+	}
+	if waited := time.Since(before); waited > replyLimit/2 {
+		t.Errorf("cont was answered after %v", waited)
+	}
+	check(t, r.saver.Clear())
+	if err := r.saver.Arm(volatile.target, nil); err == nil || !strings.Contains(err.Error(), "gone") {
+		t.Errorf("arm: %v", err)
+	}
+}
+
+// The thread sleeps no longer than until the first dump counts as hung, however
+// late in that time it was woken by something else.
+func TestPatience(t *testing.T) {
+	const ms = 1e6
+	s := &Saver{config: Config{Hung: 250 * time.Millisecond}}
+	dumping := func(sent int64) *Target { return &Target{phase: phaseDumping, times: times{dumpSent: sent}} }
+	for _, c := range []struct {
+		name     string
+		targets  []*Target
+		deadline int64
+		want     int
+	}{
+		{"just begun", []*Target{dumping(1000 * ms)}, 11000 * ms, 250},
+		{"almost hung", []*Target{dumping(1000 * ms), dumping(760 * ms)}, 11000 * ms, 10},
+		{"hung already", []*Target{dumping(700 * ms)}, 1100 * ms, 100},
+		{"others do not count", []*Target{{phase: phaseStopping}, {phase: phaseFailed, times: times{dumpSent: 760 * ms}}}, 1200 * ms, 200},
+		{"never too early", []*Target{dumping(760*ms + 1)}, 11000 * ms, 11},
+		{"over", nil, 900 * ms, 1},
+	} {
+		s.targets = c.targets
+		if got := s.patience(1000*ms, c.deadline); got != c.want {
+			t.Errorf("%s: %d ms, want %d", c.name, got, c.want)
+		}
+	}
 }
