@@ -81,8 +81,8 @@ func build(ctx context.Context, cacheDir, kernel string) (string, error) {
 	return path, compile(ctx, headers(tree, kernel), dir)
 }
 
-// variables of make. CONFIG_DEBUG_INFO_BTF_MODULES needs pahole, and nothing here needs BTF.
-var variables = []string{"W=1", "KCFLAGS=-Werror", "CONFIG_DEBUG_INFO_BTF_MODULES="}
+// variables of make. Debug information would hold the name of a temporary folder, and BTF needs pahole.
+var variables = []string{"W=1", "KCFLAGS=-Werror", "CONFIG_DEBUG_INFO=", "CONFIG_DEBUG_INFO_BTF_MODULES="}
 
 // compile makes the folder dir with the module in it: under another name first, so that dir never holds half of one.
 func compile(ctx context.Context, headers, dir string) error {

@@ -35,6 +35,7 @@ static void __exit pod_exit(void)
 	pod_device_unregister();
 	pod_nmi_unregister();
 	pod_ring_drain();
+	pod_park_drain();
 }
 
 module_init(pod_init);

@@ -11,6 +11,7 @@
 #include <linux/rcupdate.h>
 #include <linux/stop_machine.h>
 #include <linux/version.h>
+#include <linux/workqueue.h>
 #include <asm/smp.h>
 #include <asm/special_insns.h>
 #include <asm/tsc.h>
@@ -40,6 +41,18 @@ struct parking {
 };
 
 static DEFINE_MUTEX(parking);
+
+/*
+ * A park can outlast the patience of RCU's stall detector, which judges the grace
+ * period under way at the first tick after it. There is a switch for those who
+ * know better, without a public declaration (kernel/rcu/rcu.h).
+ */
+extern int rcu_cpu_stall_suppress;
+
+/* Guarded by parking. */
+static int stall_suppress_before;
+static bool stall_suppressed;
+static u64 parks;
 
 /* From before the CPUs stop until after they run again: an NMI means power is back. */
 static bool parked;
@@ -112,6 +125,35 @@ static int park_cpu(void *data)
 	return 0;
 }
 
+static void suppress_stalls(void)
+{
+	parks++;
+	if (stall_suppressed)
+		return;
+	stall_suppressed = true;
+	stall_suppress_before = READ_ONCE(rcu_cpu_stall_suppress);
+	WRITE_ONCE(rcu_cpu_stall_suppress, 1);
+}
+
+/* Waits for the end of the grace period that the last park met, then lets the next be judged again. */
+static void unsuppress_stalls(struct work_struct *unused)
+{
+	u64 last;
+
+	mutex_lock(&parking);
+	last = parks;
+	mutex_unlock(&parking);
+	synchronize_rcu();
+	mutex_lock(&parking);
+	if (stall_suppressed && parks == last) {
+		WRITE_ONCE(rcu_cpu_stall_suppress, stall_suppress_before);
+		stall_suppressed = false;
+	}
+	mutex_unlock(&parking);
+}
+
+static DECLARE_WORK(unsuppress, unsuppress_stalls);
+
 /*
  * Refuses with -EAGAIN while the caller has unread events: it might park over the
  * news that power is back. An NMI from the check on ends the park at once.
@@ -123,10 +165,13 @@ static int park(struct pod_reader *reader, struct parking *p)
 	WRITE_ONCE(power_back, false);
 	WRITE_ONCE(parked, true);
 	smp_mb(); /* pairs with the cmpxchg of pod_ring_report_nmi */
-	if (pod_ring_unread(reader))
+	if (pod_ring_unread(reader)) {
 		err = -EAGAIN;
-	else
+	} else {
+		suppress_stalls();
 		err = stop_machine(park_cpu, p, cpu_online_mask);
+		schedule_work(&unsuppress);
+	}
 	WRITE_ONCE(parked, false);
 	return err;
 }
@@ -150,4 +195,10 @@ int pod_park(struct pod_reader *reader, struct nvh_pod_park *request)
 	request->parked_ns = mul_u64_u32_div(p.parked, USEC_PER_SEC, tsc_khz);
 	request->outcome = p.outcome;
 	return 0;
+}
+
+/* After the last file was closed: nothing of this file runs any more on return. */
+void pod_park_drain(void)
+{
+	flush_work(&unsuppress);
 }

@@ -52,6 +52,7 @@ extern atomic64_t pod_passed_on;
 u64 pod_flush(void);
 int pod_park(struct pod_reader *reader, struct nvh_pod_park *park);
 bool pod_unpark(void);
+void pod_park_drain(void);
 
 /* device.c */
 int pod_device_register(void);
