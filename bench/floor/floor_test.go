@@ -98,3 +98,15 @@ func TestRefusalIsAnError(t *testing.T) {
 		t.Errorf("a save without a descriptor: %v", err)
 	}
 }
+
+func TestWake(t *testing.T) {
+	for _, realtime := range []bool{false, true} {
+		d, err := Wake(realtime)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if d <= 0 || d > time.Second {
+			t.Errorf("realtime %v: woken after %v", realtime, d)
+		}
+	}
+}

@@ -19,6 +19,7 @@ type Measure string
 // The measures. Of several VMs, commit, floor and running are the last one's.
 const (
 	FirstStop     Measure = "first_stop"     // signal to the first stop command sent
+	WakeFloor     Measure = "wake_floor"     // one thread waking another, with the product's priority
 	FirstCommit   Measure = "first_commit"   // signal to the first VM's commit
 	Commit        Measure = "commit"         // signal to the commit
 	FirstFloor    Measure = "first_floor"    // bare loop, until the first VM's state is dumped

@@ -17,6 +17,7 @@ var titles = []struct {
 	one, many string
 }{
 	{FirstStop, "signal → first stop sent", "signal → first stop sent"},
+	{WakeFloor, "bare wake-up of a thread", "bare wake-up of a thread"},
 	{FirstCommit, "", "signal → first commit"},
 	{Commit, "signal → commit", "signal → last commit"},
 	{FirstFloor, "", "bare loop, first"},
@@ -131,7 +132,11 @@ func (r *Report) writeGoals(w io.Writer) error {
 		if !g.Met {
 			verdict = "MISSED"
 		}
-		fmt.Fprintf(t, "%s\t%s\t%.3f %s\t≤ %g %s\t%s\t  %s\n", g.Scenario, loadTitles[g.Load], g.Value, g.Unit, g.Limit, g.Unit, verdict, g.What)
+		what := g.What
+		if g.Beside != "" {
+			what += " (" + g.Beside + ")"
+		}
+		fmt.Fprintf(t, "%s\t%s\t%.3f %s\t≤ %g %s\t%s\t  %s\n", g.Scenario, loadTitles[g.Load], g.Value, g.Unit, g.Limit, g.Unit, verdict, what)
 	}
 	return t.Flush()
 }

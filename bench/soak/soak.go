@@ -20,6 +20,7 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/nv-hypervisor/nv-hypervisor/bench/power"
 	"github.com/nv-hypervisor/nv-hypervisor/bench/report"
 	"github.com/nv-hypervisor/nv-hypervisor/lab/guest"
 	"github.com/nv-hypervisor/nv-hypervisor/lab/rig"
@@ -173,7 +174,7 @@ func (c *campaign) cycle(ctx context.Context) error {
 // strike announces the outage, if so, and takes the power away. It returns how much
 // later that was.
 func (c *campaign) strike(signalled bool, after time.Duration) (time.Duration, error) {
-	at, err := strike(c.DaemonPID(), c.QEMUs(), signalled, after)
+	at, err := power.Cut(c.DaemonPID(), c.QEMUs(), signalled, after)
 	return at, errors.Join(err, c.Cut()) // Cut reaps the daemon and finds what was started meanwhile
 }
 

@@ -13,6 +13,7 @@ const hogCount = 4
 // hogs are processes at ordinary priority that compute without end. They die with
 // this program, however it ends.
 type hogs struct {
+	pids []int
 	quit chan struct{}
 	done chan struct{}
 }
@@ -43,6 +44,7 @@ func (h *hogs) run(started chan<- error) {
 			return
 		}
 		running = append(running, cmd)
+		h.pids = append(h.pids, cmd.Process.Pid)
 	}
 	started <- nil
 	<-h.quit

@@ -162,6 +162,10 @@ func (h *pair) runFloor(ctx context.Context) error {
 // saveFloor is the bare loop. Under its own name goes what is to be compared with
 // the product: the loop with the product's priorities, where it has any.
 func (h *pair) saveFloor(realtime bool) (sample, error) {
+	woken, err := floor.Wake(realtime)
+	if err != nil {
+		return nil, err
+	}
 	saved, err := floor.Save(h.floor, realtime)
 	if err != nil {
 		return nil, err
@@ -171,6 +175,7 @@ func (h *pair) saveFloor(realtime bool) (sample, error) {
 		s.most(report.FloorOrdinary, saved[len(saved)-1].Dumped)
 	}
 	if realtime == h.realtime {
+		s[report.WakeFloor] = woken
 		s.least(report.FirstFloor, saved[0].Dumped)
 		s.most(report.Floor, saved[len(saved)-1].Dumped)
 		for _, v := range saved {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/nv-hypervisor/nv-hypervisor/bench/power"
 	"github.com/nv-hypervisor/nv-hypervisor/bench/report"
 	"github.com/nv-hypervisor/nv-hypervisor/host"
 	"github.com/nv-hypervisor/nv-hypervisor/lab/guest"
@@ -90,8 +91,8 @@ func (p *product) run(ctx context.Context) error {
 // save announces an outage and waits until all is over. Nothing asks the daemon
 // anything meanwhile; what happened when is in the timeline it keeps.
 func (p *product) save(ctx context.Context) (sample, error) {
-	event := saver.Now()
-	if err := p.Signal(); err != nil {
+	event, err := power.Announce(p.DaemonPID())
+	if err != nil {
 		return nil, err
 	}
 	p.dark = true

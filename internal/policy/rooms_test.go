@@ -74,10 +74,11 @@ var rooms = []room{
 
 	// The measurements.
 	{"bench/stats", ""},
-	{"bench/floor", "qemu vm/saver"},
+	{"bench/power", "vm/saver"},
+	{"bench/floor", "bench/power qemu vm/saver"},
 	{"bench/report", "bench/stats host internal/durable outage vm"},
-	{"bench/suite", "bench/floor bench/report host lab/guest lab/rig nvram outage vm vm/record vm/saver"},
-	{"bench/soak", "bench/report internal/durable lab/guest lab/rig nvram outage vm vm/saver"},
+	{"bench/suite", "bench/floor bench/power bench/report host lab/guest lab/rig nvram outage vm vm/record vm/saver"},
+	{"bench/soak", "bench/power bench/report internal/durable lab/guest lab/rig nvram outage vm"},
 	{"bench", "bench/soak bench/suite lab/emulator lab/rig"},
 
 	// Tests of the whole.
