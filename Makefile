@@ -42,6 +42,7 @@ lint:
 # Generated documents: the command reference among them.
 docs:
 	$(GO) run ./cmd/nvh gen docs docs/cli
+	$(GO) run ./cmd/nvh gen man docs/man
 
 # The C library with its header, pkg-config file and man pages, ready to be linked against in build/libnvram.
 LIBNVRAM_VERSION = 0.1.0

@@ -3,6 +3,7 @@ package policy
 import (
 	"fmt"
 	"maps"
+	"path"
 	"slices"
 	"strings"
 )
@@ -102,19 +103,42 @@ var roomRules = []rule{
 			{files{}, "nvram is gone"},
 		},
 	},
+	{
+		name:  "every package is on the map",
+		check: onTheMap,
+		broken: []example{
+			{files{"tape/drive/x.go": "package drive", "ARCHITECTURE.md": "| `nvram` |"}, "package tape/drive"},
+		},
+	},
+}
+
+// onTheMap finds packages that ARCHITECTURE.md does not show. One of several in a folder is shown by the folder, and
+// what helps tests by the package it belongs to.
+func onTheMap(t *tree) []string {
+	var found []string
+	for _, dir := range slices.Sorted(maps.Keys(t.packages())) {
+		shown := false
+		for at := dir; at != "."; at = path.Dir(at) {
+			shown = shown || t.explains("ARCHITECTURE.md", at)
+		}
+		if !shown {
+			found = append(found, fmt.Sprintf("ARCHITECTURE.md does not show package %s on its map", dir))
+		}
+	}
+	return found
 }
 
 // layering compares the packages of the tree with the table.
 func layering(t *tree, rooms []room) []string {
 	var found []string
 	packages := t.packages()
-	for _, path := range slices.Sorted(maps.Keys(packages)) {
-		i := slices.IndexFunc(rooms, func(r room) bool { return r.path == path })
+	for _, dir := range slices.Sorted(maps.Keys(packages)) {
+		i := slices.IndexFunc(rooms, func(r room) bool { return r.path == dir })
 		if i < 0 {
-			found = append(found, fmt.Sprintf("package %s is missing in %s: add a line for it, below the packages it imports", path, roomsTable))
+			found = append(found, fmt.Sprintf("package %s is missing in %s: add a line for it, below the packages it imports", dir, roomsTable))
 			continue
 		}
-		used, tests := t.neighbours(path, packages[path])
+		used, tests := t.neighbours(dir, packages[dir])
 		found = append(found, rooms[i].compare(used, rooms[i+1:])...)
 		found = append(found, rooms[i].compareTests(tests, rooms[i+1:])...)
 	}
@@ -127,7 +151,7 @@ func layering(t *tree, rooms []room) []string {
 }
 
 // neighbours are the packages of this module that a package imports, and those that its tests do.
-func (t *tree) neighbours(path string, names []string) (used, tests map[string]bool) {
+func (t *tree) neighbours(dir string, names []string) (used, tests map[string]bool) {
 	used, tests = map[string]bool{}, map[string]bool{}
 	for _, name := range names {
 		into := used
@@ -135,7 +159,7 @@ func (t *tree) neighbours(path string, names []string) (used, tests map[string]b
 			into = tests
 		}
 		for _, imp := range imports(t.goes[name]) {
-			if neighbour, ours := strings.CutPrefix(imp, module+"/"); ours && neighbour != path {
+			if neighbour, ours := strings.CutPrefix(imp, module+"/"); ours && neighbour != dir {
 				into[neighbour] = true
 			}
 		}
@@ -172,6 +196,6 @@ func (r room) compareTests(used map[string]bool, below []room) []string {
 	return found
 }
 
-func contains(rooms []room, path string) bool {
-	return slices.ContainsFunc(rooms, func(r room) bool { return r.path == path })
+func contains(rooms []room, dir string) bool {
+	return slices.ContainsFunc(rooms, func(r room) bool { return r.path == dir })
 }
