@@ -1,4 +1,5 @@
-package main
+// Package terminal joins the user's terminal with a serial console.
+package terminal
 
 import (
 	"errors"
