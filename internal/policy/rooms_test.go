@@ -20,6 +20,7 @@ type room struct {
 var rooms = []room{
 	{"internal/version", ""},
 	{"internal/durable", ""},
+	{"internal/terminal", ""},
 
 	// One room each: memory that survives, the protocol of QEMU.
 	{"nvram", ""},
@@ -54,7 +55,7 @@ var rooms = []room{
 	{"api/apitest", "api host nvram outage vm"},
 
 	// The programs.
-	{"cmd/nvh", "api host nvram outage qemu vm"},
+	{"cmd/nvh", "api host internal/terminal nvram outage qemu vm"},
 	{"cmd/nvhd", "api host internal/version pod/kmod pod/signal vm vm/saver"},
 
 	// The lab, which no program imports.
@@ -70,6 +71,7 @@ var rooms = []room{
 	{"lab/rig", "api host lab/guest nvram qemu vm"},
 	{"lab/cmd/demo", "lab/guest lab/rig nvram outage vm vm/saver"},
 	{"kmod", "lab/debian"},
+	{"kmod/modulecheck", "kmod/abi pod/kmod vm/saver"},
 	{"lab/agent", ""},
 	{"lab/cmd/lab-fetch", "lab/debian lab/emulator lab/guest"},
 

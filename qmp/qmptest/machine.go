@@ -135,7 +135,7 @@ func (m *Machine) outgoing(args json.RawMessage) (*os.File, error) {
 	if set, ok := strings.CutPrefix(wire.URI, "file:"); ok {
 		file := m.File(set)
 		if file == nil {
-			return nil, fmt.Errorf("Could not dup FD for %s", set)
+			return nil, fmt.Errorf("could not dup FD for %s", set)
 		}
 		return file, file.Truncate(0)
 	}

@@ -65,7 +65,7 @@ func TestMachineRefuses(t *testing.T) {
 	p.negotiate("")
 	for _, refused := range []struct{ say, expect string }{
 		{`{"execute":"migrate","arguments":{"uri":"fd:none"}}`, "has not been found"},
-		{`{"execute":"migrate","arguments":{"uri":"file:/dev/fdset/1"}}`, "Could not dup"},
+		{`{"execute":"migrate","arguments":{"uri":"file:/dev/fdset/1"}}`, "could not dup"},
 		{`{"execute":"migrate","arguments":{"uri":"tcp:x"}}`, "unknown migration protocol"},
 		{`{"execute":"migrate","arguments":7}`, "cannot unmarshal"},
 		{`{"execute":"add-fd"}`, "No file descriptor"},

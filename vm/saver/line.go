@@ -32,7 +32,6 @@ var (
 	patCompleted = []byte(`"status": "completed"`)
 	patFailed    = []byte(`"status": "failed"`)
 	patCancelled = []byte(`"status": "cancelled"`)
-	patShutdown  = []byte(`"event": "SHUTDOWN"`)
 	patError     = []byte(`"error": {`)
 	patStopID    = []byte(`"id": "` + idStop + `"`)
 	patDumpID    = []byte(`"id": "` + idDump + `"`)
