@@ -13,20 +13,20 @@ import (
 )
 
 // confined are imports that only the named packages may have: every dependency, and what is sharp in the standard
-// library; "*" is any. Tests are free to use the standard library, and the modules of testModules.
+// library; "*" is any, "lab/..." the lab and all that is in it. Tests are free to use the standard library, and the modules of testModules.
 var confined = map[string]string{
 	"github.com/BurntSushi/toml":              "cmd/nvh host vm",
 	"github.com/coreos/go-systemd/v22/daemon": "cmd/nvhd",
-	"github.com/spf13/cobra":                  "cmd/nvh",
+	"github.com/spf13/cobra":                  "cmd/nvh cmd/nvh-lab",
 	"github.com/spf13/cobra/doc":              "cmd/nvh",
 	"github.com/spf13/pflag":                  "cmd/nvh",
 	"golang.org/x/sys/unix":                   "*",
 
 	"C":        "libnvram",
 	"net/http": "api",
-	"os/exec":  "bench/suite cmd/nvh kmod lab/agent lab/debian lab/emulator lab/guest lab/guest/workload lab/kernel lab/rig qemu",
+	"os/exec":  "bench/suite cmd/nvh kmod lab/... qemu",
 	"testing":  "qemu/qemutest qmp/qmptest",
-	"unsafe":   "api kmod/modulecheck lab/guest/journal lab/guest/workload libnvram libnvram/handles nvram nvram/nvdimm pod/kmod pod/signal vm/saver",
+	"unsafe":   "api kmod/modulecheck lab/... libnvram libnvram/handles nvram nvram/nvdimm pod/kmod pod/signal vm/saver",
 
 	"log":       "", // log/slog, handed down
 	"plugin":    "",
@@ -90,8 +90,7 @@ func confinement(t *tree) []string {
 			switch {
 			case ours, standard && !known, isTest(name) && (forTests || known):
 			case allowed == "*":
-			case known && slices.Contains(strings.Fields(allowed), dir):
-				seen[imp+" "+dir] = true
+			case known && grants(allowed, dir, seen, imp):
 			case known || forTests:
 				found = append(found, fmt.Sprintf("%s imports %s, which is confined to [%s]: if that is meant, add %s in %s", name, imp, allowed, dir, confinedTable))
 			default:
@@ -107,6 +106,18 @@ func confinement(t *tree) []string {
 		}
 	}
 	return found
+}
+
+// grants tells whether a list of packages has the one in dir, and marks as seen by which entry.
+func grants(allowed, dir string, seen map[string]bool, imp string) bool {
+	for _, entry := range strings.Fields(allowed) {
+		folder, below := strings.CutSuffix(entry, "/...")
+		if dir == folder || below && strings.HasPrefix(dir, folder+"/") {
+			seen[imp+" "+entry] = true
+			return true
+		}
+	}
+	return false
 }
 
 func hotPath(t *tree) []string {

@@ -73,6 +73,11 @@ var rooms = []room{
 	{"kmod", "lab/debian"},
 	{"kmod/modulecheck", "kmod/abi pod/kmod vm/saver"},
 	{"lab/agent", ""},
+	{"lab/plan", ""},
+	{"lab/inside", "lab/agent lab/plan"},
+	{"lab/system", "lab/debian lab/emulator lab/guest lab/guest/initramfs lab/kernel lab/plan"},
+	{"lab", "internal/durable lab/agent lab/debian lab/emulator lab/kernel lab/plan lab/system nvram qmp"},
+	{"cmd/nvh-lab", "internal/terminal lab lab/agent lab/kernel lab/plan nvram"},
 	{"lab/cmd/lab-fetch", "lab/debian lab/emulator lab/guest"},
 
 	// The measurements.
