@@ -126,10 +126,11 @@ static void mask(void)
 	sigfillset(&wanted);
 	sigdelset(&wanted, SIGUSR1);
 	CHECK(pthread_sigmask(SIG_SETMASK, &wanted, NULL) == 0);
-	CHECK(pthread_sigmask(SIG_SETMASK, NULL, &wanted) == 0);
+	CHECK(pthread_sigmask(SIG_SETMASK, NULL, &wanted) == 0); /* what can be had of it */
 	use();
 	CHECK(pthread_sigmask(SIG_SETMASK, NULL, &now) == 0);
-	CHECK(memcmp(&wanted, &now, sizeof now) == 0);
+	for (int number = 1; number < NSIG; number++)
+		CHECK(sigismember(&wanted, number) == sigismember(&now, number));
 }
 
 static void write_to_broken_pipe(void)
@@ -286,7 +287,7 @@ static void *work(void *argument)
 	snprintf(name, sizeof name, "thread%d", *(int *)argument);
 	CHECK(open_pool("/nowhere", 0) == NULL && errno == ENOENT);
 	const char *mine = last_error();
-	for (int i = 1; i <= 50; i++) {
+	for (int i = 1; i <= 15; i++) {
 		char *memory = alloc_region(shared, name, 2 << 20);
 		CHECK(memory != NULL && memory[4096] == 0);
 		memset(memory, i, 2 << 20);
