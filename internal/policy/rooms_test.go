@@ -69,6 +69,7 @@ var rooms = []room{
 	{"lab/rig", "api host lab/guest nvram qemu vm"},
 	{"lab/cmd/demo", "lab/guest lab/rig nvram outage vm vm/saver"},
 	{"kmod", "lab/debian"},
+	{"kmod/modulecheck", "kmod/abi pod/kmod vm/saver"},
 	{"lab/agent", ""},
 	{"lab/cmd/lab-fetch", "lab/debian lab/emulator lab/guest"},
 
