@@ -32,7 +32,7 @@ const Module = "nvh_pod.ko"
 
 // sources is what the module is compiled from.
 //
-//go:embed nvh_pod/Makefile nvh_pod/*.c nvh_pod/*.h
+//go:embed nvh_pod/Makefile nvh_pod/Kbuild nvh_pod/*.c nvh_pod/*.h
 var sources embed.FS
 
 // Build returns the path of the module for a kernel, named as `uname -r` does and as Debian's package
