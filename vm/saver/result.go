@@ -171,14 +171,21 @@ func (s *Saver) triggered(n int) bool {
 // and which detector.
 func (s *Saver) hear(fd int32) (source int, event Event, eventNS int64) {
 	k, err := unix.Read(int(fd), s.input)
-	if err != nil || k <= 0 {
+	if err == unix.EAGAIN || err == unix.EINTR {
 		return 0, None, 0
 	}
-	for i, src := range s.sources {
-		if int32(src.FD()) == fd {
-			event, eventNS = src.Decode(s.input[:k])
-			return i, event, eventNS
+	for i := range s.sources {
+		d := &s.sources[i]
+		if int32(d.FD()) != fd || d.dead {
+			continue
 		}
+		if k <= 0 { // it would be ready for ever
+			d.dead = true
+			unix.EpollCtl(s.epoll, unix.EPOLL_CTL_DEL, int(fd), nil)
+			return 0, None, 0
+		}
+		event, eventNS = d.Decode(s.input[:k])
+		return i, event, eventNS
 	}
 	return 0, None, 0
 }

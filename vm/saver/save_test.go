@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -380,4 +381,34 @@ func TestMediumFails(t *testing.T) {
 		check(t, bad.run())
 		bad.expectSaved(r.save())
 	}
+}
+
+// A QEMU that never stops talking does not keep the thread to itself.
+func TestBabblingQEMU(t *testing.T) {
+	r := newRig(t, Config{})
+	bad, good := r.boot(Options{Name: "bad", Priority: 9}), r.boot(Options{Name: "good"})
+	stop, stopped := make(chan struct{}), make(chan struct{})
+	bad.HandleRequest("stop", func(req *qmptest.Request) {
+		defer close(stopped)
+		req.Reply(nil)
+		line := []byte(strings.Repeat("x", 16<<10) + "\r\n")
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+				bad.Write(line)
+			}
+		}
+	})
+	check(t, r.saver.Simulate(testContext(t), Now()))
+	eventually(t, "the other VM is committed", func() bool {
+		rec, err := good.area.Latest()
+		return err == nil && rec.Status == record.StatusSaved
+	})
+	close(stop)
+	<-stopped
+	result := r.outage()
+	bad.expectSaved(result)
+	good.expectSaved(result)
 }

@@ -102,7 +102,7 @@ type Saver struct {
 	// Owned by the thread.
 	targets   []*Target // in order of priority
 	byFD      map[int32]*Target
-	sources   []Source
+	sources   []detector
 	hardware  Hardware  // nil: none
 	pending   []*Target // targets with a waiter
 	events    []unix.EpollEvent
@@ -203,9 +203,31 @@ func (s *Saver) AddSource(src Source) error {
 		if err := s.watch(src.FD()); err != nil {
 			return fmt.Errorf("watch %s: %w", src.Name(), err)
 		}
-		s.sources = append(s.sources, src)
+		s.sources = append(s.sources, detector{Source: src})
 		return nil
 	})
+}
+
+// detector is a Source that is watched, until its descriptor comes to an end.
+type detector struct {
+	Source
+	dead bool
+}
+
+// Detectors names the sources: those that are watched, and those whose descriptor
+// has come to an end or failed, so that they announce nothing any more.
+func (s *Saver) Detectors() (watched, dead []string) {
+	s.call(context.Background(), func() error {
+		for _, d := range s.sources {
+			if d.dead {
+				dead = append(dead, d.Name())
+			} else {
+				watched = append(watched, d.Name())
+			}
+		}
+		return nil
+	})
+	return watched, dead
 }
 
 // Attach hands a target to the thread, which from now on drains its events.

@@ -3,6 +3,7 @@ package saver
 import (
 	"context"
 	"errors"
+	"slices"
 	"testing"
 	"time"
 
@@ -153,4 +154,30 @@ func TestCallGivenUp(t *testing.T) {
 	result := <-results
 	check(t, <-done)
 	g.expectSaved(result)
+}
+
+// A detector that has come to its end is not asked for ever.
+func TestDeadDetector(t *testing.T) {
+	r := newRig(t, Config{})
+	p, q := r.pipe("dead"), r.pipe("alive")
+	g := r.boot(Options{Name: "db"})
+	unix.Close(p.w)
+	p.w = -1
+	var before, after unix.Rusage
+	usage := func(u *unix.Rusage) func() error {
+		return func() error { return unix.Getrusage(unix.RUSAGE_THREAD, u) }
+	}
+	check(t, r.saver.call(testContext(t), usage(&before)))
+	const long = 200 * time.Millisecond
+	time.Sleep(long) // that a spinning thread would use up
+	check(t, r.saver.call(testContext(t), usage(&after)))
+	if busy := time.Duration(after.Utime.Nano() + after.Stime.Nano() - before.Utime.Nano() - before.Stime.Nano()); busy > long/2 {
+		t.Errorf("the thread was busy for %v of %v", busy, long)
+	}
+	watched, dead := r.saver.Detectors()
+	if !slices.Equal(watched, []string{"alive"}) || !slices.Equal(dead, []string{"dead"}) {
+		t.Errorf("watched %q, dead %q", watched, dead)
+	}
+	q.say("x")
+	g.expectSaved(r.outage())
 }
