@@ -264,6 +264,15 @@ func (s *Saver) drop(t *Target) {
 	s.settle(t, errors.New("QEMU's emergency monitor is gone"))
 }
 
+// dropGone lets go of the targets whose QEMU hung up during a save.
+func (s *Saver) dropGone() {
+	for _, t := range slices.Clone(s.targets) {
+		if t.gone {
+			s.drop(t)
+		}
+	}
+}
+
 // reserve makes everything a save of all targets needs, ahead of it.
 func (s *Saver) reserve() {
 	if n := 4 + len(s.targets) + len(s.sources); n > len(s.events) {
@@ -339,6 +348,7 @@ func (s *Saver) loop(started chan<- struct{}) {
 			s.serve(n)
 		}
 		closed := s.handleMail()
+		s.dropGone()
 		s.settleAll(monotonic())
 		if closed {
 			s.release()

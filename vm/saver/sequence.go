@@ -294,7 +294,8 @@ func (s *Saver) receiveAll(tr *trigger, n int) {
 		if t := s.byFD[fd]; t != nil {
 			if !t.receive(monotonic()) {
 				unix.EpollCtl(s.epoll, unix.EPOLL_CTL_DEL, t.conn, nil)
-				if t.phase == phaseStopping || t.phase == phaseDumping {
+				t.gone = true
+				if t.phase == phaseStopping || t.phase == phaseStopped || t.phase == phaseDumping {
 					t.fail(failGone, nil)
 				}
 			}

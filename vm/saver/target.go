@@ -84,6 +84,7 @@ type Target struct {
 	waitFor  []byte // reply id the waiter waits for
 	waitTill int64
 	attached bool
+	gone     bool // QEMU hung up during a save
 }
 
 const detailSize = 512

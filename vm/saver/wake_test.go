@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -180,4 +181,33 @@ func TestDeadDetector(t *testing.T) {
 	}
 	q.say("x")
 	g.expectSaved(r.outage())
+}
+
+// A QEMU that dies in a save leaves no call waiting for its answer.
+func TestDeathBeforeContIsAnswered(t *testing.T) {
+	r := newRig(t, Config{})
+	g, volatile := r.attach(Options{Name: "db"}), r.boot(Options{Name: "scratch", Volatile: true})
+	g.Hold("cont")
+	check(t, r.saver.Arm(g.target, nil))
+	done := make(chan error, 1)
+	go func() { done <- r.saver.Cont(g.target, g.mark, false) }()
+	g.Take(testContext(t))
+	g.HandleRequest("migrate", func(*qmptest.Request) {
+		volatile.Hangup() // paused, and then gone
+		g.Hangup()
+	})
+	before := time.Now()
+	check(t, r.saver.Simulate(testContext(t), Now()))
+	result := r.outage()
+	g.expectUnsaved(result, "died")
+	if err := <-done; err == nil || !strings.Contains(err.Error(), "gone") {
+		t.Errorf("cont: %v", err)
+	}
+	if waited := time.Since(before); waited > replyLimit/2 {
+		t.Errorf("cont was answered after %v", waited)
+	}
+	check(t, r.saver.Clear())
+	if err := r.saver.Arm(volatile.target, nil); err == nil || !strings.Contains(err.Error(), "gone") {
+		t.Errorf("arm: %v", err)
+	}
 }
