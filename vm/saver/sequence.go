@@ -271,10 +271,17 @@ func (t *Target) flushLines(tr *trigger) bool {
 	return ok
 }
 
-// patience is how long to sleep at most, in milliseconds: a hung dump must free
-// its place in time.
+// patience is how long to sleep at most, in milliseconds, rounded up: until the
+// deadline, or until a dump counts as hung and gives up its place.
 func (s *Saver) patience(now, deadline int64) int {
-	return int(max(1, min(int64(s.config.Hung), deadline-now)/1e6))
+	wait := deadline - now
+	for _, t := range s.targets {
+		left := t.times.dumpSent + int64(s.config.Hung) - now
+		if t.phase == phaseDumping && left > 0 {
+			wait = min(wait, left)
+		}
+	}
+	return int(max(1, (wait+1e6-1)/1e6))
 }
 
 // poll waits for descriptors; an interrupted wait is no event.

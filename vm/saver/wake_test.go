@@ -211,3 +211,29 @@ func TestDeathBeforeContIsAnswered(t *testing.T) {
 		t.Errorf("arm: %v", err)
 	}
 }
+
+// The thread sleeps no longer than until the first dump counts as hung, however
+// late in that time it was woken by something else.
+func TestPatience(t *testing.T) {
+	const ms = 1e6
+	s := &Saver{config: Config{Hung: 250 * time.Millisecond}}
+	dumping := func(sent int64) *Target { return &Target{phase: phaseDumping, times: times{dumpSent: sent}} }
+	for _, c := range []struct {
+		name     string
+		targets  []*Target
+		deadline int64
+		want     int
+	}{
+		{"just begun", []*Target{dumping(1000 * ms)}, 11000 * ms, 250},
+		{"almost hung", []*Target{dumping(1000 * ms), dumping(760 * ms)}, 11000 * ms, 10},
+		{"hung already", []*Target{dumping(700 * ms)}, 1100 * ms, 100},
+		{"others do not count", []*Target{{phase: phaseStopping}, {phase: phaseFailed, times: times{dumpSent: 760 * ms}}}, 1200 * ms, 200},
+		{"never too early", []*Target{dumping(760*ms + 1)}, 11000 * ms, 11},
+		{"over", nil, 900 * ms, 1},
+	} {
+		s.targets = c.targets
+		if got := s.patience(1000*ms, c.deadline); got != c.want {
+			t.Errorf("%s: %d ms, want %d", c.name, got, c.want)
+		}
+	}
+}
