@@ -51,6 +51,8 @@ func (d *Definition) Normalise() error {
 	switch {
 	case len(d.Name) > maxName:
 		return invalid("the name is longer than %d bytes", maxName)
+	case strings.Contains(d.Name, keptInfix):
+		return invalid("names with %s are for images that were refused and kept aside", keptInfix)
 	case d.OnLost != OnLostBoot && d.OnLost != OnLostHold:
 		return invalid("on_lost is %q, use boot or hold", d.OnLost)
 	case d.Priority < 0 || d.Priority > maxPriority:
@@ -158,7 +160,8 @@ func (v *VM) mapState() (err error) {
 		return fmt.Errorf("%s: map the state region: %w", v.Name(), err)
 	}
 	if err := v.mapping.Populate(); err != nil { // no page fault shall wait in a save
-		return errors.Join(fmt.Errorf("%s: %w", v.Name(), err), v.mapping.Close())
+		v.unmapState()
+		return fmt.Errorf("%s: %w", v.Name(), err)
 	}
 	return nil
 }
@@ -171,6 +174,9 @@ func (v *VM) unmapState() {
 }
 
 func (v *VM) unallocate() error {
+	if v.pool == nil {
+		return nil
+	}
 	v.unmapState()
 	return v.pool.Free(v.ramName(), v.stateName())
 }
