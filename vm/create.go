@@ -82,6 +82,9 @@ func Create(ctx context.Context, env *Env, pool Pool, def Definition) (*VM, erro
 	if _, err := os.Stat(filepath.Join(v.dir(), stateFileName)); err == nil {
 		return nil, fmt.Errorf("VM %s: %w", def.Name, ErrExists)
 	}
+	if err := (qemu.Runtime{Dir: v.runtimeDir()}).Check(); err != nil {
+		return nil, WithRemedy(fmt.Errorf("VM %s: %w: %w", def.Name, ErrInvalid, err), "Choose a shorter name, or a shorter runtime_dir.")
+	}
 	if _, err := v.pin(ctx); err != nil {
 		return nil, err
 	}

@@ -81,6 +81,13 @@ func TestCreateRefuses(t *testing.T) {
 			t.Errorf("%s: %v, want %v", name, err, c.want)
 		}
 	}
+	long := *r.env
+	long.RuntimeDir = "/run/" + strings.Repeat("x", 80) // a VM with a shorter name would fit
+	d := small(strings.Repeat("y", maxName))
+	_, err := Create(testContext(t), &long, r.pool, d)
+	if wantError(t, err, ErrInvalid, "socket path"); !strings.Contains(Remedy(err), "shorter") {
+		t.Errorf("remedy %q", Remedy(err))
+	}
 	if regions := r.pool.Regions(); len(regions) != 2 {
 		t.Errorf("regions remain: %+v", regions)
 	}
