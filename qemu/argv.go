@@ -39,8 +39,8 @@ func (rt Runtime) consoleLogPath() string {
 	return filepath.Join(rt.Dir, "console.log")
 }
 
-// check refuses a folder whose sockets could not be bound.
-func (rt Runtime) check() error {
+// Check refuses a folder whose sockets could not be bound.
+func (rt Runtime) Check() error {
 	if n := len(rt.emergencyPath()); n > socketPathMax {
 		return fmt.Errorf("socket path %s has %d bytes, the kernel allows %d: set runtime_dir to a shorter path",
 			rt.emergencyPath(), n, socketPathMax)

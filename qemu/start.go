@@ -38,7 +38,7 @@ func Start(ctx context.Context, l Launch, rt Runtime) (*Process, error) {
 }
 
 func start(ctx context.Context, l Launch, rt Runtime) (*Process, error) {
-	if err := rt.check(); err != nil {
+	if err := rt.Check(); err != nil {
 		return nil, err
 	}
 	b, err := Probe(ctx, l.QEMU)

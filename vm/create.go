@@ -51,6 +51,8 @@ func (d *Definition) Normalise() error {
 	switch {
 	case len(d.Name) > maxName:
 		return invalid("the name is longer than %d bytes", maxName)
+	case strings.Contains(d.Name, keptInfix):
+		return invalid("names with %s are for images that were refused and kept aside", keptInfix)
 	case d.OnLost != OnLostBoot && d.OnLost != OnLostHold:
 		return invalid("on_lost is %q, use boot or hold", d.OnLost)
 	case d.Priority < 0 || d.Priority > maxPriority:
@@ -79,6 +81,9 @@ func Create(ctx context.Context, env *Env, pool Pool, def Definition) (*VM, erro
 	v.file = stateFile{UUID: newUUID(), Intent: IntentStopped, Created: time.Now().UTC()}
 	if _, err := os.Stat(filepath.Join(v.dir(), stateFileName)); err == nil {
 		return nil, fmt.Errorf("VM %s: %w", def.Name, ErrExists)
+	}
+	if err := (qemu.Runtime{Dir: v.runtimeDir()}).Check(); err != nil {
+		return nil, WithRemedy(fmt.Errorf("VM %s: %w: %w", def.Name, ErrInvalid, err), "Choose a shorter name, or a shorter runtime_dir.")
 	}
 	if _, err := v.pin(ctx); err != nil {
 		return nil, err
@@ -158,7 +163,8 @@ func (v *VM) mapState() (err error) {
 		return fmt.Errorf("%s: map the state region: %w", v.Name(), err)
 	}
 	if err := v.mapping.Populate(); err != nil { // no page fault shall wait in a save
-		return errors.Join(fmt.Errorf("%s: %w", v.Name(), err), v.mapping.Close())
+		v.unmapState()
+		return fmt.Errorf("%s: %w", v.Name(), err)
 	}
 	return nil
 }
@@ -171,6 +177,9 @@ func (v *VM) unmapState() {
 }
 
 func (v *VM) unallocate() error {
+	if v.pool == nil {
+		return nil
+	}
 	v.unmapState()
 	return v.pool.Free(v.ramName(), v.stateName())
 }

@@ -1,0 +1,146 @@
+package vm
+
+import (
+	"testing"
+	"time"
+
+	"github.com/nv-hypervisor/nv-hypervisor/vm/record"
+)
+
+// The whole life of a persistent VM.
+func TestLife(t *testing.T) {
+	r := newRig(t)
+	ctx := testContext(t)
+	v := r.create(small("db"))
+	v.expect(t, Stopped)
+	v.expectRecord(t, record.StatusNone, 0)
+	check(t, v.Start(ctx, false))
+	v.expect(t, Running)
+	v.expectQEMU(t, "running")
+	v.expectRecord(t, record.StatusRunning, 1)
+
+	check(t, v.Pause(ctx))
+	v.expect(t, Paused)
+	v.expectQEMU(t, "paused")
+	check(t, v.Unpause(ctx))
+	v.expect(t, Running)
+	v.expectQEMU(t, "running")
+
+	result, err := v.Save(ctx)
+	check(t, err)
+	v.expect(t, Saved)
+	v.expectRecord(t, record.StatusSaved, 1)
+	if v.Process() != nil || result.ID == "" || !r.seen("devices-dumped db") {
+		t.Errorf("after the save: process %v, id %q, events %q", v.Process(), result.ID, r.events)
+	}
+	steps, err := v.Restore(ctx)
+	check(t, err)
+	v.expect(t, Running)
+	v.expectQEMU(t, "running")
+	v.expectRecord(t, record.StatusRunning, 2)
+	var names []string
+	for _, s := range steps {
+		names = append(names, s.Name)
+	}
+	if len(names) != 5 || names[0] != "validate" || names[1] != "spawn" || names[2] != "load" || !r.seen("devices-restored db") {
+		t.Errorf("steps %q, events %q", names, r.events)
+	}
+
+	check(t, v.Stop(ctx, true, 0))
+	v.expect(t, Stopped)
+	v.expectRecord(t, record.StatusStopped, 2)
+	check(t, v.Stop(ctx, false, 0)) // stopped is stopped
+	check(t, v.Remove(false))
+	if len(r.pool.Regions()) != 0 {
+		t.Errorf("regions remain: %+v", r.pool.Regions())
+	}
+	if names, err := List(r.env.StateDir); err != nil || len(names) != 0 {
+		t.Errorf("folders remain: %q, %v", names, err)
+	}
+}
+
+// An outage of persistent and volatile VMs, running and paused, and power that returns.
+func TestGlitch(t *testing.T) {
+	r := newRig(t)
+	db, web := r.running(small("db")), r.running(small("web"))
+	def := small("scratch")
+	def.Volatile = true
+	scratch := r.running(def)
+	check(t, web.Pause(testContext(t)))
+	all := []*VM{db, web, scratch}
+	r.outage(all...)
+	db.expect(t, Saved)
+	web.expect(t, Saved)
+	scratch.expect(t, Paused)
+	for _, v := range all[:2] {
+		v.expectRecord(t, record.StatusSaved, 1)
+		if !v.Info().Image.Valid || v.Info().Image.StateSize == 0 {
+			t.Errorf("%s: image %+v", v.Name(), v.Info().Image)
+		}
+	}
+	r.clear(all...)
+	db.expect(t, Running)
+	db.expectQEMU(t, "running")
+	web.expect(t, Paused)
+	web.expectRecord(t, record.StatusRunning, 2)
+	scratch.expect(t, Running)
+	scratch.expectQEMU(t, "running")
+	check(t, web.Unpause(testContext(t)))
+	r.outage(all...) // and again
+	web.expectRecord(t, record.StatusSaved, 2)
+	r.clear(all...)
+	web.expect(t, Running)
+}
+
+// Each verb in the wrong state is refused, says so, and changes nothing.
+func TestWrongState(t *testing.T) {
+	r := newRig(t)
+	ctx := testContext(t)
+	v := r.create(small("db"))
+	verbs := map[string]func() error{
+		"start": func() error { return v.Start(ctx, false) },
+		"stop":  func() error { return v.Stop(ctx, false, time.Millisecond) },
+		"pause": func() error { return v.Pause(ctx) }, "resume": func() error { return v.Unpause(ctx) },
+		"save":    func() error { _, err := v.Save(ctx); return err },
+		"restore": func() error { _, err := v.Restore(ctx); return err },
+		"rm":      func() error { return v.Remove(false) },
+	}
+	refuse := func(state State, names ...string) {
+		t.Helper()
+		for _, name := range names {
+			err := verbs[name]()
+			wantError(t, err, ErrState, "db: "+name)
+			if Remedy(err) == "" && name != "start" && name != "restore" {
+				t.Errorf("%s in state %s: no remedy: %v", name, state, err)
+			}
+			v.expect(t, state)
+		}
+	}
+	refuse(Stopped, "pause", "resume", "save", "restore")
+	check(t, v.Start(ctx, false))
+	refuse(Running, "start", "resume", "restore", "rm")
+	check(t, v.Pause(ctx))
+	refuse(Paused, "start", "stop", "pause", "restore", "rm")
+	_, err := v.Save(ctx)
+	check(t, err)
+	refuse(Saved, "stop", "pause", "resume", "save", "rm")
+	check(t, v.Remove(true))
+}
+
+// Verbs exclude each other; Info does not wait for one.
+func TestBusy(t *testing.T) {
+	r := newRig(t)
+	ctx := testContext(t)
+	v := r.create(small("db"))
+	end, err := v.begin("hold")
+	check(t, err)
+	for name, err := range map[string]error{
+		"start": v.Start(ctx, false), "stop": v.Stop(ctx, true, 0), "pause": v.Pause(ctx),
+		"resume": v.Unpause(ctx), "rm": v.Remove(true),
+	} {
+		wantError(t, err, ErrBusy, name)
+	}
+	v.Info()
+	end()
+	check(t, v.Start(ctx, false))
+}
