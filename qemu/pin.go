@@ -178,6 +178,23 @@ func hostCPU() (string, error) {
 	return identifyCPU(string(info)), nil
 }
 
+// CheckProcessor fails when the guest was shown the processor of the host it was
+// started on, and this one is another: instructions that it has found to be there
+// may be missing.
+func (l Launch) CheckProcessor() error {
+	if l.HostCPU == "" {
+		return nil
+	}
+	now, err := hostCPU()
+	if err == nil && now != l.HostCPU {
+		err = fmt.Errorf("the guest was shown the processor %q and would find %q: %w", l.HostCPU, now, ErrProcessor)
+	}
+	return err
+}
+
+// ErrProcessor is returned by CheckProcessor.
+var ErrProcessor = errors.New("another processor")
+
 // identifyCPU takes the lines that tell two processors' features apart from the
 // first processor of /proc/cpuinfo.
 func identifyCPU(cpuinfo string) string {

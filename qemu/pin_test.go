@@ -226,3 +226,14 @@ func TestDeriveMAC(t *testing.T) {
 		t.Errorf("addresses %s, %s, %s", a, b, c)
 	}
 }
+
+// A guest that was shown the host's own processor is not taken to another.
+func TestCheckProcessor(t *testing.T) {
+	if err := (Launch{}).CheckProcessor(); err != nil {
+		t.Errorf("a named model: %v", err)
+	}
+	err := Launch{HostCPU: "GenuineIntel/6/15"}.CheckProcessor()
+	if !errors.Is(err, ErrProcessor) || !strings.Contains(err.Error(), "GenuineIntel/6/15") {
+		t.Errorf("another processor: %v", err)
+	}
+}

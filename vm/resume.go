@@ -158,6 +158,11 @@ func (v *VM) validate(ctx context.Context) (image, error) {
 	for _, r := range record.Mismatch(img.record, facts) {
 		reasons = append(reasons, r.Text)
 	}
+	if err := img.launch.Launch.CheckProcessor(); errors.Is(err, qemu.ErrProcessor) {
+		reasons = append(reasons, "The host's processor is not the one it was saved on: "+err.Error()+".")
+	} else if err != nil {
+		return image{}, fmt.Errorf("%s: %w", v.Name(), err)
+	}
 	if img.launch.Launch.Version != img.record.QEMUVersion {
 		reasons = append(reasons, "The launch record and the save record name different QEMU versions.")
 	}

@@ -141,10 +141,10 @@ func TestSaveDoesNotAllocate(t *testing.T) {
 			s := r.saver
 			runtime.ReadMemStats(&before)
 			s.trigger.announce(-1, 0)
-			s.trigger.outage = false // report would decode the result, which is for people
 			s.run()
 			runtime.ReadMemStats(&after)
-			s.decode(s.result)
+			s.decode(s.result) // for people, and not in the hot path
+			s.active = false
 			return nil
 		}))
 		if n := len(r.saver.result.VMs); n != 4 {

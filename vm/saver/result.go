@@ -69,11 +69,13 @@ func (s *Saver) report(tr *trigger) {
 		t.commit, t.live = nil, t.opt.Volatile // the commit is used up
 	}
 	s.result = r
-	if tr.outage {
-		s.decode(r)
-		s.outage <- r
-		s.tellPowerBack()
-	}
+}
+
+// publish tells of an outage, after its last commit.
+func (s *Saver) publish() {
+	s.decode(s.result)
+	s.outage <- s.result
+	s.tellPowerBack()
 }
 
 // decode gives a result its readable form, after the last commit.
@@ -248,6 +250,7 @@ func (s *Saver) Save(ctx context.Context, only *Target) (*Result, error) {
 		s.trigger.name(time.Now())
 		s.run()
 		if s.trigger.outage { // its result goes to Outages, and has it all
+			s.publish()
 			return ErrOutage
 		}
 		s.decode(s.result)

@@ -80,7 +80,8 @@ func TestOrder(t *testing.T) {
 	high := r.boot(Options{Name: "high", Priority: 900})
 	low2 := r.boot(Options{Name: "low2", Priority: 1})
 	mid := r.boot(Options{Name: "mid", Priority: 5})
-	result := r.save()
+	check(t, r.saver.Simulate(testContext(t), Now()))
+	result := r.outage()
 	var names []string
 	for _, v := range result.VMs {
 		names = append(names, v.Name)
@@ -411,4 +412,16 @@ func TestBabblingQEMU(t *testing.T) {
 	result := r.outage()
 	bad.expectSaved(result)
 	good.expectSaved(result)
+}
+
+// An operator's save leaves volatile VMs alone.
+func TestSaveSparesVolatile(t *testing.T) {
+	r := newRig(t, Config{})
+	db := r.boot(Options{Name: "db"})
+	scratch := r.boot(Options{Name: "scratch", Volatile: true})
+	result := r.save()
+	db.expectSaved(result)
+	if len(result.VMs) != 1 || scratch.Status() != "running" {
+		t.Errorf("%d VMs in the result, the volatile one is %s", len(result.VMs), scratch.Status())
+	}
 }

@@ -344,6 +344,7 @@ func (s *Saver) loop(started chan<- struct{}) {
 		n := s.poll(s.timeout())
 		if s.triggered(n) {
 			s.run()
+			s.publish()
 		} else {
 			s.serve(n)
 		}
@@ -385,6 +386,7 @@ func (s *Saver) handleMail() bool {
 		l.reply <- l.fn()
 		if s.trigger.armed {
 			s.run()
+			s.publish()
 		}
 	}
 	s.mu.Lock()

@@ -104,22 +104,29 @@ func (s *Saver) stopAll(tr *trigger, already *Target) {
 	if already != nil {
 		dumps = 0 // advance counts
 	}
-	// Volatile VMs first: the CPU time they give up goes to the others.
+	s.stopVolatile(tr)
 	for _, t := range s.targets {
-		if t != already && t.selected(tr) {
-			t.begin()
-			if t.opt.Volatile {
-				t.sendStop(false)
-			}
+		if t == already || t.opt.Volatile || !t.selected(tr) {
+			continue
 		}
-	}
-	for _, t := range s.targets {
-		if t == already || t.opt.Volatile || !t.selected(tr) || t.phase == phaseFailed {
+		t.begin()
+		if t.phase == phaseFailed {
 			continue
 		}
 		s.raise(t)
 		t.sendStop(dumps > 0)
 		dumps--
+	}
+}
+
+// stopVolatile comes first in an outage: the CPU time that volatile VMs give up goes
+// to the others.
+func (s *Saver) stopVolatile(tr *trigger) {
+	for _, t := range s.targets {
+		if t.opt.Volatile && t.selected(tr) {
+			t.begin()
+			t.sendStop(false)
+		}
 	}
 }
 
@@ -133,6 +140,7 @@ func (s *Saver) join(tr *trigger, source int, eventNS int64) {
 		s.stopAll(tr, already)
 	} else {
 		s.active, s.powerBack = true, false
+		s.stopVolatile(tr)
 	}
 }
 
@@ -173,9 +181,10 @@ func (t *Target) begin() {
 }
 
 // selected leaves out VMs whose guest has not run: they have nothing to save, and
-// their image, if any, is intact.
+// their image, if any, is intact. Volatile VMs are paused in an outage only: an
+// operator's save is none of their business.
 func (t *Target) selected(tr *trigger) bool {
-	return t.live && (tr.only == nil || tr.only == t)
+	return t.live && (tr.only == nil || tr.only == t) && (tr.outage || !t.opt.Volatile)
 }
 
 // sendStop stops the VM, and with dump set also starts its dump in the same write.
