@@ -69,7 +69,7 @@ type Stats struct {
 
 // Requests of ioctl(2), composed as include/uapi/asm-generic/ioctl.h does: direction, size of the argument, 0xF7, number.
 const (
-	IoctlVersion  = read | 4<<16 | magic
+	IoctlVersion  = read | 4<<16 | magic // number 0
 	IoctlStats    = read | 64<<16 | magic | 1
 	IoctlFlush    = read | 8<<16 | magic | 2
 	IoctlPark     = read | write | 24<<16 | magic | 3

@@ -46,7 +46,7 @@ func latchedOutage(m *machine) error {
 		return fmt.Errorf("%+v, want reason %d", e, want)
 	}
 	settle()
-	if line, err := m.log.find(mark, "NMI"); err != nil || line != "" {
+	if line, err := m.log.find(mark, "NMI: "); err != nil || line != "" {
 		return fmt.Errorf("the kernel says %q, %v", line, err)
 	}
 	return nil

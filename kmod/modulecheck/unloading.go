@@ -41,12 +41,12 @@ func unloadUnderNMIs(m *machine) error {
 	if err != nil {
 		return err
 	}
-	const nmis = 20
+	const nmis, every = 20, 100 * time.Millisecond
 	for i := range nmis {
-		m.askForNMI(time.Duration(i) * 50 * time.Millisecond)
+		m.askForNMI(time.Duration(i) * every)
 	}
 	claimed := uint64(0)
-	for end := time.Now().Add(nmis*50*time.Millisecond + 500*time.Millisecond); time.Now().Before(end); {
+	for end := time.Now().Add(nmis*every + every); time.Now().Before(end); {
 		n, err := useOnce()
 		if err != nil {
 			return err
@@ -60,6 +60,9 @@ func unloadUnderNMIs(m *machine) error {
 		}
 	}
 	m.say("figure NMIs claimed between loading and unloading: %d of %d", claimed, nmis)
+	if claimed == 0 {
+		return errors.New("none of the NMIs came while the module was in use")
+	}
 	return m.log.expectNoComplaint(mark)
 }
 
@@ -69,7 +72,7 @@ func useOnce() (nmis uint64, err error) {
 		return 0, err
 	}
 	defer f.close()
-	if _, err := f.readable(20 * time.Millisecond); err != nil {
+	if _, err := f.readable(150 * time.Millisecond); err != nil {
 		return 0, err
 	}
 	var s abi.Stats

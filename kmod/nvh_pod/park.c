@@ -40,7 +40,8 @@ struct parking {
 	u32 outcome;
 };
 
-static DEFINE_MUTEX(parking);
+/* Held during a park. Nothing else may hold it: it would be taken for a park. */
+static DEFINE_MUTEX(one_park);
 
 /*
  * A park can outlast the patience of RCU's stall detector, which judges the grace
@@ -49,7 +50,8 @@ static DEFINE_MUTEX(parking);
  */
 extern int rcu_cpu_stall_suppress;
 
-/* Guarded by parking. */
+static DEFINE_MUTEX(stalls);
+/* Guarded by stalls. */
 static int stall_suppress_before;
 static bool stall_suppressed;
 static u64 parks;
@@ -127,29 +129,34 @@ static int park_cpu(void *data)
 
 static void suppress_stalls(void)
 {
+	mutex_lock(&stalls);
 	parks++;
-	if (stall_suppressed)
-		return;
-	stall_suppressed = true;
-	stall_suppress_before = READ_ONCE(rcu_cpu_stall_suppress);
-	WRITE_ONCE(rcu_cpu_stall_suppress, 1);
+	if (!stall_suppressed) {
+		stall_suppressed = true;
+		stall_suppress_before = READ_ONCE(rcu_cpu_stall_suppress);
+		WRITE_ONCE(rcu_cpu_stall_suppress, 1);
+	}
+	mutex_unlock(&stalls);
 }
 
-/* Waits for the end of the grace period that the last park met, then lets the next be judged again. */
+/*
+ * Waits for the end of the grace period that a park met, then lets the detector
+ * judge again, unless there was another park meanwhile: it has queued this again.
+ */
 static void unsuppress_stalls(struct work_struct *unused)
 {
 	u64 last;
 
-	mutex_lock(&parking);
+	mutex_lock(&stalls);
 	last = parks;
-	mutex_unlock(&parking);
+	mutex_unlock(&stalls);
 	synchronize_rcu();
-	mutex_lock(&parking);
+	mutex_lock(&stalls);
 	if (stall_suppressed && parks == last) {
 		WRITE_ONCE(rcu_cpu_stall_suppress, stall_suppress_before);
 		stall_suppressed = false;
 	}
-	mutex_unlock(&parking);
+	mutex_unlock(&stalls);
 }
 
 static DECLARE_WORK(unsuppress, unsuppress_stalls);
@@ -186,10 +193,10 @@ int pod_park(struct pod_reader *reader, struct nvh_pod_park *request)
 	if (!tsc_khz)
 		return -EOPNOTSUPP;
 	p.timeout = mul_u64_u32_div(request->timeout_ns, tsc_khz, USEC_PER_SEC);
-	if (!mutex_trylock(&parking))
+	if (!mutex_trylock(&one_park))
 		return -EBUSY;
 	err = park(reader, &p);
-	mutex_unlock(&parking);
+	mutex_unlock(&one_park);
 	if (err)
 		return err;
 	request->parked_ns = mul_u64_u32_div(p.parked, USEC_PER_SEC, tsc_khz);
