@@ -33,6 +33,7 @@ const (
 func (v *VM) Recover(ctx context.Context) (Outcome, []saver.Step, error) {
 	v.op.Lock()
 	defer v.op.Unlock()
+	defer v.setRecovered()
 	var trace trace
 	adopted, outcome, err := v.adopt(ctx, &trace)
 	if adopted || err != nil {

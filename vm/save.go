@@ -88,6 +88,9 @@ func (v *VM) EndSaved() {
 func (v *VM) ResumeInPlace(ctx context.Context) error {
 	v.op.Lock()
 	defer v.op.Unlock()
+	if !v.isRecovered() {
+		return nil // Recover is still to come, and does more
+	}
 	if v.Process() == nil {
 		return v.recoverWithoutProcess(ctx, &trace{})
 	}
@@ -173,6 +176,9 @@ func awaitSettled(ctx context.Context, p *qemu.Process) error {
 // Interrupted tells whether an outage stopped the VM, or kept it from starting:
 // what the end of the outage has to put right.
 func (v *VM) Interrupted() bool {
+	if !v.isRecovered() {
+		return false
+	}
 	switch v.intent() {
 	case IntentRunning:
 		return v.State() != Running && v.State() != Held

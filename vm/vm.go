@@ -71,6 +71,7 @@ type VM struct {
 	area    *record.Area
 
 	mu        sync.Mutex // guards what follows
+	recovered bool       // made by this daemon, or Recover has been through
 	def       Definition
 	file      stateFile
 	state     State
@@ -178,12 +179,29 @@ func (v *VM) setState(s State, reason string) {
 	v.env.Log.Info("vm state", "vm", v.Name(), "state", s, "reason", reason)
 }
 
-// begin takes the operation lock, or fails when another operation has it.
+// begin takes the operation lock, or fails when another operation has it. Before
+// Recover nobody knows whether the VM has an image or a QEMU.
 func (v *VM) begin(verb string) (end func(), err error) {
 	if !v.op.TryLock() {
 		return nil, WithRemedy(fmt.Errorf("%s: %s: %w", v.Name(), verb, ErrBusy), "Wait for the operation in progress and try again.")
 	}
+	if !v.isRecovered() {
+		v.op.Unlock()
+		return nil, WithRemedy(fmt.Errorf("%s: %s: %w", v.Name(), verb, ErrBusy), "It waits to be recovered: try again in a moment.")
+	}
 	return v.op.Unlock, nil
+}
+
+func (v *VM) isRecovered() bool {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.recovered
+}
+
+func (v *VM) setRecovered() {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.recovered = true
 }
 
 // wrongState is the error of a verb that does not fit the state.
