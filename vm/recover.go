@@ -247,7 +247,7 @@ func (v *VM) takeOver(ctx context.Context, p *qemu.Process, encoded []byte) (Out
 	if err := v.release(ctx, p, lr.Launch, v.voidImage, paused); err != nil {
 		return "", err
 	}
-	v.setState(map[bool]State{true: Paused, false: Running}[paused], "")
+	v.setRuns(map[bool]State{true: Paused, false: Running}[paused], "")
 	return outcome, nil
 }
 

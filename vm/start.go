@@ -81,7 +81,7 @@ func (v *VM) coldBoot(ctx context.Context, why string) error {
 		v.setState(Failed, err.Error())
 		return err
 	}
-	v.setState(Running, why)
+	v.setRuns(Running, why)
 	return nil
 }
 
@@ -235,10 +235,18 @@ func (v *VM) release(ctx context.Context, p *qemu.Process, launch qemu.Launch, m
 		v.env.Log.Warn("remember the generation", "vm", v.Name(), "error", err)
 	}
 	v.mu.Lock()
-	v.process, v.target, v.launch, v.startedAt = p, t, &launch, time.Now()
-	v.refusal = ""
-	v.watchers.Add(1)
+	closed := v.closed
+	if !closed {
+		v.process, v.target, v.launch, v.startedAt = p, t, &launch, time.Now()
+		v.refusal = ""
+		v.watchers.Add(1)
+	}
 	v.mu.Unlock()
+	if closed { // the daemon ends, and lets go of its guests
+		v.env.Saver.Detach(t)
+		t.Close()
+		return p.Close()
+	}
 	go v.watch(p)
 	return nil
 }

@@ -82,7 +82,8 @@ type VM struct {
 	target    *saver.Target
 	launch    *qemu.Launch
 	startedAt time.Time
-	restarts  []time.Time // automatic cold boots after QEMU died
+	restarts  []time.Time   // automatic cold boots after QEMU died
+	stopping  chan struct{} // closed when a save stops a guest that was asked to power off
 	watchers  sync.WaitGroup
 	closed    bool
 }
@@ -164,13 +165,31 @@ func (v *VM) describeImage(info *Info) {
 
 // setState moves the VM along its life cycle and tells everybody.
 func (v *VM) setState(s State, reason string) {
+	v.setStateIf(func() bool { return true }, s, reason)
+}
+
+// setRuns notes that the guest was let run, or is ready to. A save may have stopped
+// it since: then NoteSaved has the last word, come or still to come.
+func (v *VM) setRuns(s State, reason string) {
+	v.setStateIf(func() bool { return v.target == nil || v.target.Released() }, s, reason)
+}
+
+// setStateIf is setState where, with v.mu held, the condition holds.
+func (v *VM) setStateIf(holds func() bool, s State, reason string) bool {
 	v.mu.Lock()
-	changed := v.state != s || v.reason != reason
-	v.state, v.reason = s, reason
-	v.mu.Unlock()
-	if !changed {
-		return
+	held := holds()
+	changed := held && (v.state != s || v.reason != reason)
+	if held {
+		v.state, v.reason = s, reason
 	}
+	v.mu.Unlock()
+	if changed {
+		v.tellState(s, reason)
+	}
+	return held
+}
+
+func (v *VM) tellState(s State, reason string) {
 	data := map[string]string{"state": string(s)}
 	if reason != "" {
 		data["reason"] = reason
