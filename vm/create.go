@@ -77,7 +77,7 @@ func Create(ctx context.Context, env *Env, pool Pool, def Definition) (*VM, erro
 	if err := def.Normalise(); err != nil {
 		return nil, err
 	}
-	v := &VM{env: env, pool: pool, def: def, state: Stopped}
+	v := &VM{env: env, pool: pool, def: def, state: Stopped, recovered: true}
 	v.file = stateFile{UUID: newUUID(), Intent: IntentStopped, Created: time.Now().UTC()}
 	if _, err := os.Stat(filepath.Join(v.dir(), stateFileName)); err == nil {
 		return nil, fmt.Errorf("VM %s: %w", def.Name, ErrExists)
@@ -276,6 +276,9 @@ func (v *VM) Remove(discard bool) error {
 	defer end()
 	if s := v.State(); s != Stopped && s != Held && s != Failed && s != Saved {
 		return v.wrongState("rm", "Stop it first: nvh stop "+v.Name())
+	}
+	if v.Process() != nil {
+		return v.wrongState("rm", "Its QEMU is still there: end the outage with nvh outage clear, and stop it.")
 	}
 	if !discard && v.area != nil {
 		if rec, err := v.area.Latest(); err == nil && rec.Status == record.StatusSaved || len(v.kept()) > 0 {

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -71,6 +72,8 @@ type rig struct {
 
 	mu     sync.Mutex
 	events []string // "TYPE VM"; guarded by mu
+
+	onState atomic.Pointer[func(State)] // told of every state, if set
 }
 
 // small is a VM that runs its firmware and finds nothing to boot.
@@ -92,10 +95,13 @@ func newRig(t testing.TB) *rig {
 	r.env = &Env{
 		Saver: s, StateDir: filepath.Join(dir, "state"), RuntimeDir: filepath.Join(dir, "run"),
 		QEMU: qemutest.Installed(t).Path, BootID: record.UUID{1}, Log: slog.New(slog.DiscardHandler),
-		Notify: func(event, vm string, _ map[string]string) {
+		Notify: func(event, vm string, data map[string]string) {
 			r.mu.Lock()
-			defer r.mu.Unlock()
 			r.events = append(r.events, event+" "+vm)
+			r.mu.Unlock()
+			if tell := r.onState.Load(); tell != nil && event == "state" {
+				(*tell)(State(data["state"]))
+			}
 		},
 	}
 	return r

@@ -33,6 +33,7 @@ const (
 func (v *VM) Recover(ctx context.Context) (Outcome, []saver.Step, error) {
 	v.op.Lock()
 	defer v.op.Unlock()
+	defer v.setRecovered()
 	var trace trace
 	adopted, outcome, err := v.adopt(ctx, &trace)
 	if adopted || err != nil {
@@ -192,7 +193,7 @@ var errStartOver = errors.New("the guest of this QEMU never ran")
 //
 //	record   run state      meaning                                     →
 //	running  running        the daemon alone died                       adopted
-//	running  paused …       died between mark and cont, or paused       adopted, cont by intent
+//	running  paused …       died between mark and cont, or paused       adopted, cont or not by intent
 //	running  postmigrate    died between dump and commit                cont: no image was committed
 //	saved    postmigrate    died after the commit, power is back        image void, cont in place
 //	saved    other          died during a restore: guest never ran      kill it, resume again
@@ -232,11 +233,21 @@ func (v *VM) takeOver(ctx context.Context, p *qemu.Process, encoded []byte) (Out
 	if err := awaitSettled(ctx, p); err != nil {
 		return "", fmt.Errorf("%s: %w", v.Name(), err)
 	}
+	if v.intent() == IntentSaved { // died before the save
+		if err := v.setIntent(IntentRunning); err != nil {
+			return "", err
+		}
+	}
 	paused := v.intent() == IntentPaused
+	if paused && status == "running" { // died before the pause
+		if err := p.Stop(ctx); err != nil {
+			return "", fmt.Errorf("%s: %w", v.Name(), err)
+		}
+	}
 	if err := v.release(ctx, p, lr.Launch, v.voidImage, paused); err != nil {
 		return "", err
 	}
-	v.setState(map[bool]State{true: Paused, false: Running}[paused], "")
+	v.setRuns(map[bool]State{true: Paused, false: Running}[paused], "")
 	return outcome, nil
 }
 

@@ -56,7 +56,7 @@ func (v *VM) resume(ctx context.Context) ([]saver.Step, error) {
 		if v.intent() == IntentPaused {
 			state = Paused
 		}
-		v.setState(state, "")
+		v.setRuns(state, "")
 		v.env.Notify("devices-restored", v.Name(), nil)
 	case errors.Is(err, ErrRefused):
 		v.mu.Lock()

@@ -27,14 +27,22 @@ func (v *VM) Save(ctx context.Context) (*saver.Result, error) {
 	if !was.alive() {
 		return nil, v.wrongState("save", "Only a running or paused VM can be saved.")
 	}
+	before := v.intent()
 	if err := v.setIntent(IntentSaved); err != nil {
 		return nil, err
 	}
-	v.setState(Saving, "")
 	v.mu.Lock()
 	t := v.target
 	v.mu.Unlock()
+	stateIs := func(s State) func() bool { return func() bool { return v.state == s } }
+	if t == nil || !v.setStateIf(stateIs(was), Saving, "") { // an outage came first
+		return nil, errors.Join(v.overtaken("save"), v.setIntent(before))
+	}
 	result, err := v.env.Saver.Save(ctx, t)
+	if errors.Is(err, saver.ErrOutage) { // whose result tells what became of the VM
+		v.setStateIf(stateIs(Saving), was, "")
+		return nil, errors.Join(fmt.Errorf("%s: save: %w", v.Name(), err), v.setIntent(before))
+	}
 	if err == nil && len(result.VMs) == 1 {
 		err = result.VMs[0].Err
 	}
@@ -64,10 +72,12 @@ func (v *VM) unsave(ctx context.Context, was State) error {
 // NoteSaved takes note of what a save, asked for or forced by an outage, did to
 // the VM. It does not wait for an operation in progress.
 func (v *VM) NoteSaved(r saver.VMResult, outage string) {
+	defer v.tellStop()
 	switch {
 	case r.Committed:
 		v.setState(Saved, "")
 		v.env.Notify("devices-dumped", v.Name(), map[string]string{"outage": outage, "bytes": fmt.Sprint(r.StateSize)})
+	case r.Paused && v.Process() == nil: // and has died since
 	case r.Paused:
 		v.setState(Paused, "paused by outage "+outage)
 	case r.Err != nil:
@@ -88,6 +98,9 @@ func (v *VM) EndSaved() {
 func (v *VM) ResumeInPlace(ctx context.Context) error {
 	v.op.Lock()
 	defer v.op.Unlock()
+	if !v.isRecovered() {
+		return nil // Recover is still to come, and does more
+	}
 	if v.Process() == nil {
 		return v.recoverWithoutProcess(ctx, &trace{})
 	}
@@ -110,9 +123,9 @@ func (v *VM) continueInPlace(ctx context.Context) error {
 		return v.stuck(err)
 	}
 	if paused {
-		v.setState(Paused, "")
+		v.setRuns(Paused, "")
 	} else {
-		v.setState(Running, "")
+		v.setRuns(Running, "")
 	}
 	return nil
 }
@@ -171,13 +184,17 @@ func awaitSettled(ctx context.Context, p *qemu.Process) error {
 }
 
 // Interrupted tells whether an outage stopped the VM, or kept it from starting:
-// what the end of the outage has to put right.
+// what the end of the outage has to put right. A guest that was being stopped or
+// saved goes on as well: what its operator wanted was not done.
 func (v *VM) Interrupted() bool {
+	if !v.isRecovered() {
+		return false
+	}
 	switch v.intent() {
 	case IntentRunning:
 		return v.State() != Running && v.State() != Held
 	case IntentPaused:
 		return v.State() != Paused && v.State() != Held
 	}
-	return false
+	return v.Process() != nil && !v.State().alive()
 }

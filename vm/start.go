@@ -42,24 +42,22 @@ func (v *VM) Start(ctx context.Context, discard bool) error {
 		return err
 	}
 	defer end()
-	switch s := v.State(); {
-	case s == Saved && !discard:
-		if err := v.setIntent(IntentRunning); err != nil {
-			return err
-		}
-		_, err := v.resume(ctx)
-		return err
-	case s == Held && v.hasImage() && !discard:
+	s := v.State()
+	image := v.hasImage() && !discard
+	switch {
+	case s != Saved && !s.restartable():
+		return v.wrongState("start", "")
+	case v.Process() != nil:
+		return v.wrongState("start", "Its QEMU still waits for the outage to end: nvh outage clear")
+	case s == Held && image:
 		return WithRemedy(fmt.Errorf("%s: start: %w: %s", v.Name(), ErrRefused, v.Info().Reason),
 			"Remove the cause and run nvh restore "+v.Name()+", or give the image up with nvh start --discard-image "+v.Name()+".")
-	case s == Saved || s.restartable():
-	default:
-		return v.wrongState("start", "")
-	}
-	if v.Process() != nil {
-		return v.wrongState("start", "Its QEMU still waits for the outage to end: nvh outage clear")
 	}
 	if err := v.setIntent(IntentRunning); err != nil {
+		return err
+	}
+	if image {
+		_, err := v.resume(ctx)
 		return err
 	}
 	return v.coldBoot(ctx, "")
@@ -83,7 +81,7 @@ func (v *VM) coldBoot(ctx context.Context, why string) error {
 		v.setState(Failed, err.Error())
 		return err
 	}
-	v.setState(Running, why)
+	v.setRuns(Running, why)
 	return nil
 }
 
@@ -164,7 +162,11 @@ func (v *VM) spawn(ctx context.Context, launch qemu.Launch, encoded []byte, inco
 		return nil, fmt.Errorf("%s: make its folder: %w", v.Name(), err)
 	}
 	// A file of an earlier process would keep a QEMU that is not in it from
-	// being recognised as one whose guest never ran.
+	// being recognised as one whose guest never ran; without it, one that is there
+	// would be.
+	if err := v.refuseSecond(); err != nil {
+		return nil, err
+	}
 	if err := os.Remove(v.runtimePath()); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, err
 	}
@@ -180,6 +182,22 @@ func (v *VM) spawn(ctx context.Context, launch qemu.Launch, encoded []byte, inco
 		return nil, errors.Join(err, p.Kill(), p.Close())
 	}
 	return p, nil
+}
+
+// refuseSecond fails when a QEMU is there that was remembered.
+func (v *VM) refuseSecond() error {
+	if _, err := os.Stat(v.runtimePath()); err != nil {
+		return nil
+	}
+	pid, _, err := qemu.Find(qemu.Runtime{Dir: v.runtimeDir()})
+	if errors.Is(err, qemu.ErrGone) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("%s: %w", v.Name(), err)
+	}
+	return WithRemedy(fmt.Errorf("%s: its QEMU (pid %d) is still there: %w", v.Name(), pid, ErrState),
+		"Restart nvhd, which takes it over, or end the QEMU by hand.")
 }
 
 func (v *VM) runtime(incoming bool) (qemu.Runtime, error) {
@@ -217,10 +235,18 @@ func (v *VM) release(ctx context.Context, p *qemu.Process, launch qemu.Launch, m
 		v.env.Log.Warn("remember the generation", "vm", v.Name(), "error", err)
 	}
 	v.mu.Lock()
-	v.process, v.target, v.launch, v.startedAt = p, t, &launch, time.Now()
-	v.refusal = ""
-	v.watchers.Add(1)
+	closed := v.closed
+	if !closed {
+		v.process, v.target, v.launch, v.startedAt = p, t, &launch, time.Now()
+		v.refusal = ""
+		v.watchers.Add(1)
+	}
 	v.mu.Unlock()
+	if closed { // the daemon ends, and lets go of its guests
+		v.env.Saver.Detach(t)
+		t.Close()
+		return p.Close()
+	}
 	go v.watch(p)
 	return nil
 }

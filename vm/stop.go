@@ -8,6 +8,9 @@ import (
 	"time"
 )
 
+// commandLimit bounds the wait for QEMU's answer to a plain command.
+const commandLimit = 30 * time.Second
+
 // DefaultStopTimeout is how long a guest may take to power off.
 const DefaultStopTimeout = 60 * time.Second
 
@@ -27,11 +30,11 @@ func (v *VM) Stop(ctx context.Context, force bool, timeout time.Duration) error 
 	if s == Failed && v.Process() == nil || s == Held {
 		return v.setIntent(IntentStopped)
 	}
-	if !s.alive() {
+	if !s.alive() && s != Failed {
 		return v.wrongState("stop", "A saved VM has no running guest; give its image up with nvh rm --discard-image or resume it first.")
 	}
-	if s == Paused && !force {
-		return v.wrongState("stop", "A paused guest cannot power off: nvh resume it first, or use --force.")
+	if s != Running && !force {
+		return v.wrongState("stop", "Its guest does not run and cannot power off: nvh resume it first, or use --force.")
 	}
 	was := v.intent()
 	if err := v.setIntent(IntentStopped); err != nil {
@@ -42,8 +45,8 @@ func (v *VM) Stop(ctx context.Context, force bool, timeout time.Duration) error 
 			return errors.Join(err, v.setIntent(was))
 		}
 	}
-	if v.State() == Saved { // an outage came first
-		return v.wrongState("stop", "An outage saved it while it was asked to stop.")
+	if v.hasImage() { // an outage came first, noted or not
+		return errors.Join(v.overtaken("stop"), v.setIntent(was))
 	}
 	v.endProcess()
 	return v.noteStopped("stopped by the operator")
@@ -53,21 +56,45 @@ func (v *VM) powerDown(ctx context.Context, timeout time.Duration) error {
 	if timeout <= 0 {
 		timeout = DefaultStopTimeout
 	}
-	p := v.Process()
+	saved := make(chan struct{})
+	v.mu.Lock()
+	p := v.process
+	v.stopping = saved
+	v.mu.Unlock()
 	if p == nil {
 		return nil
 	}
-	if err := p.SystemPowerdown(ctx); err != nil {
+	asking, cancel := context.WithTimeout(ctx, commandLimit)
+	defer cancel()
+	if err := p.SystemPowerdown(asking); err != nil {
 		return fmt.Errorf("%s: ask the guest to power off: %w", v.Name(), err)
 	}
 	select {
 	case <-p.Exited():
 		return nil
+	case <-saved: // and cannot power off until the outage is over
+		return v.overtaken("stop")
 	case <-ctx.Done():
 		return fmt.Errorf("%s: stop: %w", v.Name(), ctx.Err())
 	case <-time.After(timeout):
 		return WithRemedy(fmt.Errorf("%s: the guest did not power off within %s: %w", v.Name(), timeout, ErrState),
 			"It still runs. Give it longer with --timeout, or end it with nvh stop --force "+v.Name()+".")
+	}
+}
+
+// overtaken is the error of a verb whose VM an outage stopped first.
+func (v *VM) overtaken(verb string) error {
+	return WithRemedy(fmt.Errorf("%s: %s: an outage came first: %w", v.Name(), verb, ErrState),
+		"When it is over, say so with nvh outage clear and try again.")
+}
+
+// tellStop ends the wait of a Stop whose guest a save has stopped.
+func (v *VM) tellStop() {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if v.stopping != nil {
+		close(v.stopping)
+		v.stopping = nil
 	}
 }
 
@@ -118,18 +145,19 @@ func (v *VM) Pause(ctx context.Context) error {
 		return err
 	}
 	defer end()
-	if s := v.State(); s != Running {
+	p := v.Process()
+	if s := v.State(); s != Running || p == nil {
 		return v.wrongState("pause", "Only a running VM can be paused.")
 	}
 	if err := v.setIntent(IntentPaused); err != nil {
 		return err
 	}
-	if err := v.Process().Stop(ctx); err != nil {
+	ctx, cancel := context.WithTimeout(ctx, commandLimit)
+	defer cancel()
+	if err := p.Stop(ctx); err != nil {
 		return errors.Join(fmt.Errorf("%s: pause: %w", v.Name(), err), v.setIntent(IntentRunning))
 	}
-	if v.State() == Running {
-		v.setState(Paused, "")
-	}
+	v.setRuns(Paused, "")
 	return nil
 }
 
@@ -146,11 +174,19 @@ func (v *VM) Unpause(ctx context.Context) error {
 	v.mu.Lock()
 	t := v.target
 	v.mu.Unlock()
-	if err := v.env.Saver.Cont(t, nil, false); err != nil {
-		return fmt.Errorf("%s: resume: %w", v.Name(), err)
+	if t == nil {
+		return v.wrongState("resume", "Its QEMU is gone; boot it with nvh start.")
 	}
-	v.setState(Running, "")
-	return v.setIntent(IntentRunning)
+	// First, so that a daemon killed in between does not take a guest that runs for
+	// a paused one.
+	if err := v.setIntent(IntentRunning); err != nil {
+		return err
+	}
+	if err := v.env.Saver.Cont(t, nil, false); err != nil {
+		return errors.Join(fmt.Errorf("%s: resume: %w", v.Name(), err), v.setIntent(IntentPaused))
+	}
+	v.setRuns(Running, "")
+	return nil
 }
 
 // Close lets go of the VM when the daemon ends; QEMU goes on without us.

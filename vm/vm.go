@@ -71,6 +71,7 @@ type VM struct {
 	area    *record.Area
 
 	mu        sync.Mutex // guards what follows
+	recovered bool       // made by this daemon, or Recover has been through
 	def       Definition
 	file      stateFile
 	state     State
@@ -81,7 +82,8 @@ type VM struct {
 	target    *saver.Target
 	launch    *qemu.Launch
 	startedAt time.Time
-	restarts  []time.Time // automatic cold boots after QEMU died
+	restarts  []time.Time   // automatic cold boots after QEMU died
+	stopping  chan struct{} // closed when a save stops a guest that was asked to power off
 	watchers  sync.WaitGroup
 	closed    bool
 }
@@ -163,13 +165,31 @@ func (v *VM) describeImage(info *Info) {
 
 // setState moves the VM along its life cycle and tells everybody.
 func (v *VM) setState(s State, reason string) {
+	v.setStateIf(func() bool { return true }, s, reason)
+}
+
+// setRuns notes that the guest was let run, or is ready to. A save may have stopped
+// it since: then NoteSaved has the last word, come or still to come.
+func (v *VM) setRuns(s State, reason string) {
+	v.setStateIf(func() bool { return v.target == nil || v.target.Released() }, s, reason)
+}
+
+// setStateIf is setState where, with v.mu held, the condition holds.
+func (v *VM) setStateIf(holds func() bool, s State, reason string) bool {
 	v.mu.Lock()
-	changed := v.state != s || v.reason != reason
-	v.state, v.reason = s, reason
-	v.mu.Unlock()
-	if !changed {
-		return
+	held := holds()
+	changed := held && (v.state != s || v.reason != reason)
+	if held {
+		v.state, v.reason = s, reason
 	}
+	v.mu.Unlock()
+	if changed {
+		v.tellState(s, reason)
+	}
+	return held
+}
+
+func (v *VM) tellState(s State, reason string) {
 	data := map[string]string{"state": string(s)}
 	if reason != "" {
 		data["reason"] = reason
@@ -178,12 +198,29 @@ func (v *VM) setState(s State, reason string) {
 	v.env.Log.Info("vm state", "vm", v.Name(), "state", s, "reason", reason)
 }
 
-// begin takes the operation lock, or fails when another operation has it.
+// begin takes the operation lock, or fails when another operation has it. Before
+// Recover nobody knows whether the VM has an image or a QEMU.
 func (v *VM) begin(verb string) (end func(), err error) {
 	if !v.op.TryLock() {
 		return nil, WithRemedy(fmt.Errorf("%s: %s: %w", v.Name(), verb, ErrBusy), "Wait for the operation in progress and try again.")
 	}
+	if !v.isRecovered() {
+		v.op.Unlock()
+		return nil, WithRemedy(fmt.Errorf("%s: %s: %w", v.Name(), verb, ErrBusy), "It waits to be recovered: try again in a moment.")
+	}
 	return v.op.Unlock, nil
+}
+
+func (v *VM) isRecovered() bool {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.recovered
+}
+
+func (v *VM) setRecovered() {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.recovered = true
 }
 
 // wrongState is the error of a verb that does not fit the state.

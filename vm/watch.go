@@ -60,8 +60,9 @@ func (v *VM) processGone(p *qemu.Process) {
 	reason := p.ExitReason()
 	v.forget()
 	os.Remove(v.runtimePath())
-	if v.State() == Saved {
-		return // committed: the image is what counts
+	if v.hasImage() { // committed, be it noted or not: the image is what counts
+		v.setState(Saved, "")
+		return
 	}
 	if p.GuestPoweredOff() {
 		v.setIntent(IntentStopped)

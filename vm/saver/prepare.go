@@ -62,6 +62,7 @@ func (s *Saver) Cont(t *Target, mark Mark, paused bool) error {
 		}
 		s.lower(t)
 		t.live, t.phase = true, phaseRunning
+		t.released.Store(true)
 		if paused {
 			return errSettled
 		}

@@ -67,6 +67,7 @@ func (s *Saver) report(tr *trigger) {
 		r.raw = append(r.raw, rawResult{target: t, times: t.times, phase: t.phase, failure: t.failure, length: t.length})
 		r.raw[len(r.raw)-1].said = copy(r.raw[len(r.raw)-1].detail[:], t.detail)
 		t.commit, t.live = nil, t.opt.Volatile // the commit is used up
+		t.released.Store(false)
 	}
 	s.result = r
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -85,6 +86,8 @@ type Target struct {
 	waitTill int64
 	attached bool
 	gone     bool // QEMU hung up during a save
+
+	released atomic.Bool // see Released
 }
 
 const detailSize = 512
@@ -172,6 +175,10 @@ func (t *Target) Close() {
 		}
 	}
 }
+
+// Released tells whether Cont let the guest run, or be ready to, and no save has
+// stopped it since. It is false before the result of that save can be seen anywhere.
+func (t *Target) Released() bool { return t.released.Load() }
 
 // Name is the VM's name.
 func (t *Target) Name() string { return t.opt.Name }
