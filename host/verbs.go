@@ -178,7 +178,7 @@ func (h *Host) Restore(ctx context.Context, name string) (outage.Timeline, error
 func (h *Host) newTimeline(kind, source string, eventNS int64) outage.Timeline {
 	wall := h.clock.Wall(eventNS)
 	return outage.Timeline{
-		ID: wall.Format("20060102T150405.000Z") + "-" + kind, Kind: kind, Source: source,
+		ID: wall.Format("20060102T150405.000000Z") + "-" + kind, Kind: kind, Source: source,
 		Event: wall, EventNS: eventNS, BootID: h.clock.BootID, Outcome: "resumed",
 	}
 }

@@ -5,7 +5,7 @@ import "time"
 // Timeline is what happened to whom, and when, in one outage, save or recovery.
 // Offsets are taken from CLOCK_MONOTONIC, relative to the event.
 type Timeline struct {
-	ID       string       `json:"id"`                 // "20261122T113322.123Z-outage"
+	ID       string       `json:"id"`                 // "20261122T113322.123456Z-outage"
 	Kind     string       `json:"kind"`               // "outage", "save", "suspend", "recovery", "restore"
 	Source   string       `json:"source"`             // "signal SIGPWR", "simulate", "operator", "boot"
 	Event    time.Time    `json:"event"`              // wall clock of the event

@@ -214,7 +214,7 @@ func (tr *trigger) announce(source int, eventNS int64) {
 
 // name gives the save its id: the wall-clock time and what it is.
 func (tr *trigger) name(now time.Time) {
-	id := now.UTC().AppendFormat(tr.id[:0], "20060102T150405.000Z")
+	id := now.UTC().AppendFormat(tr.id[:0], "20060102T150405.000000Z")
 	if tr.outage {
 		id = append(id, "-outage"...)
 	} else {
