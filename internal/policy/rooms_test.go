@@ -21,11 +21,11 @@ var rooms = []room{
 	{"internal/durable", ""},
 
 	// One room each: memory that survives, the protocol of QEMU.
-	{"nvram", ""},
-	{"nvram/nvramtest", ""},
 	{"internal/blockdev", ""},
 	{"nvram/nvdimm", "internal/blockdev"},
 	{"nvram/nvdimm/nvdimmtest", "nvram/nvdimm"},
+	{"nvram", "internal/blockdev nvram/nvdimm"},
+	{"nvram/nvramtest", ""},
 	{"qmp", ""},
 	{"qmp/qmptest", ""},
 
