@@ -145,7 +145,6 @@ func TestBelowNothing(t *testing.T) {
 }
 
 func TestBadRegions(t *testing.T) {
-	m, dir := machine(t)
 	for _, c := range []struct{ attribute, value, want string }{
 		{"mapping1", "nmem1,zero,1,0\n", "mapping"},
 		{"mapping1", "hello\n", "mapping"},
@@ -153,7 +152,7 @@ func TestBadRegions(t *testing.T) {
 		{"size", "large\n", "size"},
 		{"badblocks", "8\n", "badblocks"},
 	} {
-		m, dir = machine(t)
+		m, dir := machine(t)
 		must(t, m.Set("region0", c.attribute, c.value))
 		if _, err := m.System().Below(stat(t, dir)); err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s = %q: %v", c.attribute, c.value, err)
