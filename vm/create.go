@@ -80,6 +80,9 @@ func Create(ctx context.Context, env *Env, pool Pool, def Definition) (*VM, erro
 	if _, err := os.Stat(filepath.Join(v.dir(), stateFileName)); err == nil {
 		return nil, fmt.Errorf("VM %s: %w", def.Name, ErrExists)
 	}
+	if err := v.checkMemory(); err != nil {
+		return nil, err
+	}
 	if _, err := v.pin(ctx); err != nil {
 		return nil, err
 	}

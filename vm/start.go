@@ -59,6 +59,9 @@ func (v *VM) Start(ctx context.Context, discard bool) error {
 	if v.Process() != nil {
 		return v.wrongState("start", "Its QEMU still waits for the outage to end: nvh outage clear")
 	}
+	if err := v.checkMemory(); err != nil {
+		return err
+	}
 	if err := v.setIntent(IntentRunning); err != nil {
 		return err
 	}
@@ -120,7 +123,7 @@ func (v *VM) warn(format string, args ...any) {
 }
 
 func (v *VM) tryBoot(ctx context.Context) error {
-	if err := v.checkCaches(); err != nil {
+	if err := errors.Join(v.checkCaches(), v.checkMemory()); err != nil {
 		return err
 	}
 	launch, err := v.pin(ctx)
@@ -197,7 +200,7 @@ func (v *VM) runtime(incoming bool) (qemu.Runtime, error) {
 	if err := v.pool.Verify(region); err != nil {
 		return rt, fmt.Errorf("%s: %w", v.Name(), err)
 	}
-	rt.RAM = &qemu.Backing{Path: region.Path, Offset: region.Offset}
+	rt.RAM = &qemu.Backing{Path: region.Path, Offset: region.Offset, Align: v.pool.Info().Unit}
 	return rt, nil
 }
 
@@ -274,6 +277,10 @@ func (v *VM) continueTarget(ctx context.Context, p *qemu.Process, launch qemu.La
 	if err != nil {
 		return err
 	}
+	dirtyShutdowns, err := v.dirtyShutdowns()
+	if err != nil {
+		return err
+	}
 	if err := v.env.Saver.Arm(t, threads); err != nil {
 		return err
 	}
@@ -286,6 +293,7 @@ func (v *VM) continueTarget(ctx context.Context, p *qemu.Process, launch qemu.La
 		}
 		return v.area.Prepare(record.Arming{
 			QEMUVersion: launch.Version, BootID: v.env.BootID, Disks: t.DiskIdentities(),
+			DirtyShutdown: dirtyShutdowns,
 		})
 	}, paused)
 }
