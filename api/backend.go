@@ -75,6 +75,8 @@ type Backend interface {
 	Subscribe(ctx context.Context) (<-chan host.Event, error)
 
 	Pools(ctx context.Context) ([]host.PoolStatus, error)
+	// PoolHealth examines the memory under a pool and measures its page mappings.
+	PoolHealth(ctx context.Context, name string) (host.PoolHealth, error)
 	// ImportPool opens a pool that came from elsewhere and takes over its VMs.
 	ImportPool(ctx context.Context, path, name string) ([]vm.Info, error)
 }

@@ -257,6 +257,13 @@ func (c *Client) Pools(ctx context.Context) ([]host.PoolStatus, error) {
 	return call[[]host.PoolStatus](ctx, c, request{method: "GET", path: "/v1/pools"})
 }
 
+func (c *Client) PoolHealth(ctx context.Context, name string) (host.PoolHealth, error) {
+	if err := CheckName(name); err != nil {
+		return host.PoolHealth{}, err
+	}
+	return call[host.PoolHealth](ctx, c, request{method: "GET", path: "/v1/pools/" + name + "/health"})
+}
+
 func (c *Client) ImportPool(ctx context.Context, path, name string) ([]vm.Info, error) {
 	return call[[]vm.Info](ctx, c, request{method: "POST", path: "/v1/pools/import", body: importRequest{path, name}})
 }

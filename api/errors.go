@@ -40,6 +40,7 @@ var causes = []cause{
 	{nvram.ErrTruncated, "pool_truncated", http.StatusUnprocessableEntity},
 	{nvram.ErrNewerVersion, "pool_newer", http.StatusUnprocessableEntity},
 	{nvram.ErrCorrupt, "pool_corrupt", http.StatusUnprocessableEntity},
+	{nvram.ErrUnhealthy, "pool_unhealthy", http.StatusUnprocessableEntity},
 	{nvram.ErrReplaced, "region_replaced", http.StatusUnprocessableEntity},
 	{nvram.ErrReadOnly, "read_only", http.StatusConflict},
 	{vm.ErrNotFound, "not_found", http.StatusNotFound},

@@ -176,6 +176,11 @@ func (s *Server) listPools(w http.ResponseWriter, r *http.Request) error {
 	return answerList(s, w, v, err)
 }
 
+func (s *Server) poolHealth(w http.ResponseWriter, r *http.Request) error {
+	v, err := s.backend.PoolHealth(r.Context(), r.PathValue("name"))
+	return answer(s, w, v, err)
+}
+
 func (s *Server) importPool(w http.ResponseWriter, r *http.Request) error {
 	var req importRequest
 	if err := s.decode(w, r, &req, false); err != nil {

@@ -41,5 +41,6 @@ var routes = []Route{
 	{"POST", "/v1/outages/clear", "announce that power is back", (*Server).clear},
 
 	{"GET", "/v1/pools", "the NVRAM pools", (*Server).listPools},
+	{"GET", "/v1/pools/{name}/health", "the memory modules under a pool", (*Server).poolHealth},
 	{"POST", "/v1/pools/import", "take over a pool and its VMs", (*Server).importPool},
 }

@@ -37,7 +37,16 @@ type PoolStatus struct {
 	Name    string `json:"name"`
 	Default bool   `json:"default"`
 	nvram.PoolInfo
+	Trusted bool   `json:"trusted"` // guests may run in it
 	Warning string `json:"warning,omitempty"`
+}
+
+// PoolHealth is the memory under a pool, and what the daemon makes of it.
+type PoolHealth struct {
+	Name    string `json:"name"`
+	Trusted bool   `json:"trusted"` // guests may run in it
+	Forced  bool   `json:"forced"`  // trusted by trust_unhealthy alone
+	nvram.Health
 }
 
 // Check is one line of `nvh doctor`.

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/nv-hypervisor/nv-hypervisor/nvram"
+	"github.com/nv-hypervisor/nv-hypervisor/nvram/nvdimm"
 	"github.com/nv-hypervisor/nv-hypervisor/pod/kmod"
 	"github.com/nv-hypervisor/nv-hypervisor/pod/signal"
 	"github.com/nv-hypervisor/nv-hypervisor/vm"
@@ -37,8 +38,9 @@ type Config struct {
 	Parallel   int          `toml:"parallel"`    // VMs resumed at once; 0: cores
 	Pools      []PoolConfig `toml:"pool"`        // the first is the default pool
 
-	path     string // file it was read from
-	implicit bool   // the pool is the built-in one
+	system   nvdimm.System // the machine; tests have others
+	path     string        // file it was read from
+	implicit bool          // the pool is the built-in one
 }
 
 // Duration is a time.Duration that is written like "30s".
@@ -58,13 +60,15 @@ func (d Duration) String() string { return time.Duration(d).String() }
 type PoolConfig struct {
 	Name string `toml:"name"`
 	Path string `toml:"path"`
+	// TrustUnhealthy runs guests in memory that has lost data or will.
+	TrustUnhealthy bool `toml:"trust_unhealthy"`
 }
 
 // defaults, as documented in nvhd.toml(5).
 func defaults() Config {
 	return Config{
 		StateDir: "/var/lib/nvh", RuntimeDir: "/run/nvh", Signal: "SIGPWR", Realtime: true,
-		QEMU: "/usr/bin/qemu-system-x86_64", PodDevice: kmod.DefaultPath,
+		QEMU: "/usr/bin/qemu-system-x86_64", PodDevice: kmod.DefaultPath, system: nvdimm.Host,
 	}
 }
 

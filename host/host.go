@@ -24,7 +24,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/nv-hypervisor/nv-hypervisor/internal/durable"
-	"github.com/nv-hypervisor/nv-hypervisor/nvram"
 	"github.com/nv-hypervisor/nv-hypervisor/outage"
 	"github.com/nv-hypervisor/nv-hypervisor/pod"
 	"github.com/nv-hypervisor/nv-hypervisor/qemu"
@@ -61,15 +60,6 @@ type Host struct {
 	recovering bool           // until Recover is through
 }
 
-// pool is an open NVRAM pool and the name this host knows it by.
-type pool struct {
-	name     string
-	path     string
-	imported bool
-	*nvram.Pool
-	err error // why it is not open
-}
-
 // Open takes possession of the state directory and the pools, and starts the
 // saver. No VM is touched before Recover.
 func Open(config Config, version string, log *slog.Logger) (_ *Host, err error) {
@@ -101,7 +91,7 @@ func Open(config Config, version string, log *slog.Logger) (_ *Host, err error) 
 	h.env = &vm.Env{
 		Saver: h.saver, StateDir: h.vmsDir(), RuntimeDir: filepath.Join(config.RuntimeDir, "vms"),
 		QEMU: config.QEMU, User: config.QEMUUser, BootID: boot, Log: log, Notify: h.events.publish,
-		Caches: vm.Caches{Flushable: h.cachesFlushable, Slow: config.SlowFlush},
+		Caches: vm.Caches{Volatile: cachesVolatile, Flushable: h.cachesFlushable, Slow: config.SlowFlush},
 	}
 	h.outages = outage.New(h.saver, h.store, h, h.clock, log, h.parallel())
 	if config.Realtime {

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/nv-hypervisor/nv-hypervisor/internal/durable"
 	"github.com/nv-hypervisor/nv-hypervisor/nvram"
@@ -23,14 +24,14 @@ func (h *Host) openPools() {
 		}
 	}
 	for _, c := range h.config.Pools {
-		h.addPool(&pool{name: c.Name, path: c.Path})
+		h.addPool(&pool{name: c.Name, path: c.Path, system: h.config.system, trustUnhealthy: c.TrustUnhealthy})
 	}
 	imported, err := h.readImported()
 	if err != nil {
 		h.warn("imported pools are not opened: %v", err)
 	}
 	for _, c := range imported {
-		h.addPool(&pool{name: c.Name, path: c.Path, imported: true})
+		h.addPool(&pool{name: c.Name, path: c.Path, system: h.config.system, imported: true})
 	}
 }
 
@@ -41,6 +42,8 @@ func (h *Host) addPool(p *pool) {
 			p.err = vm.WithRemedy(p.err, fmt.Sprintf("Initialise it with nvh nvram init %s.", p.path))
 		}
 		h.warn("pool %s is not available: %v", p.name, p.err)
+	} else if text := p.distrust(); text != "" {
+		h.warn("pool %s %s", p.name, text)
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -66,18 +69,12 @@ func (h *Host) pool(name string) (*pool, error) {
 // Pools describes the pools.
 func (h *Host) Pools(context.Context) ([]PoolStatus, error) {
 	h.mu.Lock()
-	defer h.mu.Unlock()
+	pools := slices.Clone(h.pools)
+	h.mu.Unlock()
 	list := []PoolStatus{}
-	for i, p := range h.pools {
-		s := PoolStatus{Name: p.name, Default: i == 0}
-		if p.err != nil {
-			s.Path, s.Warning = p.path, p.err.Error()
-		} else {
-			s.PoolInfo = p.Pool.Info()
-			if s.Kind == nvram.KindShm {
-				s.Warning = "survives processes, not the host"
-			}
-		}
+	for i, p := range pools {
+		s := p.status()
+		s.Default = i == 0
 		list = append(list, s)
 	}
 	return list, nil
@@ -111,11 +108,11 @@ func (h *Host) ImportPool(ctx context.Context, path, name string) ([]vm.Info, er
 	}
 	imported := []vm.Info{}
 	var errs []error
-	for _, found := range vm.Discover(p.Pool) {
+	for _, found := range vm.Discover(p) {
 		if h.VM(found.Name) != nil {
 			continue
 		}
-		v, err := vm.Import(h.env, p.Pool, found, p.name)
+		v, err := vm.Import(h.env, p, found, p.name)
 		if err != nil {
 			errs = append(errs, err)
 			continue
@@ -154,7 +151,7 @@ func (h *Host) openImport(path, name string) (*pool, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &pool{name: name, path: path, imported: true, Pool: opened}
+	p := &pool{name: name, path: path, system: h.config.system, imported: true, Pool: opened}
 	if err := h.rememberImport(p); err != nil {
 		return nil, errors.Join(err, opened.Close())
 	}

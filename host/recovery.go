@@ -77,7 +77,7 @@ func (h *Host) openVM(name string) (*vm.VM, error) {
 	if err != nil {
 		return nil, err
 	}
-	return vm.Open(h.env, p.Pool, name)
+	return vm.Open(h.env, p, name)
 }
 
 // sweepPools frees what creations that were cut short have left, and tells of VMs
@@ -89,17 +89,17 @@ func (h *Host) sweepPools() {
 		return h.vms[name] != nil || h.broken[name] != nil
 	}
 	for _, p := range h.pools {
-		if p.err != nil {
+		if p.err != nil || p.Trusted() != nil { // nothing is thrown away on the word of doubtful memory
 			continue
 		}
-		freed, err := vm.Sweep(p.Pool, known)
+		freed, err := vm.Sweep(p, known)
 		if err != nil {
 			h.warn("pool %s: %v", p.name, err)
 		}
 		for _, name := range freed {
 			h.log.Info("freed the regions of a VM whose creation was cut short", "pool", p.name, "vm", name)
 		}
-		for _, f := range vm.Discover(p.Pool) {
+		for _, f := range vm.Discover(p) {
 			if !known(f.Name) {
 				h.warn("pool %s holds VM %s, which this host does not know: take it over with nvh nvram import %s", p.name, f.Name, p.path)
 			}

@@ -41,7 +41,7 @@ func (h *Host) Create(ctx context.Context, d vm.Definition) (vm.Info, error) {
 		if err != nil {
 			return vm.Info{}, err
 		}
-		p, d.Pool = found.Pool, found.name
+		p, d.Pool = found, found.name
 	}
 	h.mu.Lock()
 	taken := h.vms[d.Name] != nil || h.broken[d.Name] != nil || h.creating[d.Name]

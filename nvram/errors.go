@@ -19,6 +19,7 @@ var (
 	ErrInvalidName  = errors.New("invalid region name")
 	ErrReadOnly     = errors.New("opened read-only")
 	ErrReplaced     = errors.New("replaced by another file")
+	ErrUnhealthy    = errors.New("memory that cannot be trusted")
 )
 
 // problem is an error with a remedy kept apart, so that Check can print the two in columns.

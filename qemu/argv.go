@@ -99,6 +99,11 @@ func (l Launch) ramObject(ram *Backing) string {
 	if ram.Offset != 0 {
 		object += fmt.Sprintf(",offset=%d", uint64(ram.Offset))
 	}
+	if ram.Align != 0 {
+		// Without it a DAX device is refused ("backing store align is larger than
+		// 'align' option"), and a DAX file is mapped in small pages.
+		object += fmt.Sprintf(",align=%d", uint64(ram.Align))
+	}
 	return object
 }
 

@@ -86,7 +86,7 @@ func (p *parser) judge(node *blockNode, prefix, path string) error {
 	if cache == "" {
 		cache = "writeback"
 		if !readOnly {
-			cache = defaultCache
+			cache = DefaultCache
 			node.set("cache.direct", true)
 			p.note("disk %s gets cache.direct=on: completed writes must survive a power cut", path)
 		}

@@ -48,12 +48,12 @@ func (p *parser) drive(value string) error {
 		parameters = append(parameters, parameter{"format", disk.Format})
 	}
 	if disk.Cache == "" {
-		disk.Cache = defaultCache
+		disk.Cache = DefaultCache
 		if disk.ReadOnly {
 			disk.Cache = "writeback" // nothing is written
 		} else {
-			parameters = append(parameters, parameter{"cache", defaultCache})
-			p.note("disk %s gets cache=%s: completed writes must survive a power cut", path, defaultCache)
+			parameters = append(parameters, parameter{"cache", DefaultCache})
+			p.note("disk %s gets cache=%s: completed writes must survive a power cut", path, DefaultCache)
 		}
 	}
 	p.guest.Disks = append(p.guest.Disks, disk)

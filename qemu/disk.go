@@ -29,12 +29,12 @@ var cacheModes = map[string]cacheMode{
 	"unsafe":       {noFlush: true, writeCache: true},
 }
 
-// defaultCache is the mode of a Disk that names none.
-const defaultCache = "none"
+// DefaultCache is the cache mode of a Disk that names none.
+const DefaultCache = "none"
 
 func (d Disk) cache() string {
 	if d.Cache == "" {
-		return defaultCache
+		return DefaultCache
 	}
 	return d.Cache
 }

@@ -4,9 +4,12 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"path/filepath"
+	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -248,6 +251,30 @@ func TestPoolFile(t *testing.T) {
 	r := start(t, l, other)
 	must(t, r.Load(ctx, state))
 	must(t, r.Cont(ctx))
+}
+
+// TestAlignment: huge pages take an address in QEMU that is aligned to them, and a DAX device takes no other.
+func TestAlignment(t *testing.T) {
+	onEach(t, func(t *testing.T, b *qemu.Binary) {
+		rt := newRuntime(t, small.Memory)
+		rt.RAM.Align = 2 * nvram.MiB
+		p := start(t, pin(t, b, small), rt)
+		maps, err := os.ReadFile(fmt.Sprintf("/proc/%d/maps", p.PID()))
+		must(t, err)
+		for line := range strings.Lines(string(maps)) {
+			if !strings.HasSuffix(line, rt.RAM.Path+"\n") {
+				continue
+			}
+			from, _, _ := strings.Cut(line, "-")
+			address, err := strconv.ParseUint(from, 16, 64)
+			must(t, err)
+			if address%uint64(rt.RAM.Align) != 0 {
+				t.Errorf("the RAM is mapped at %#x", address)
+			}
+			return
+		}
+		t.Errorf("the RAM is not mapped:\n%s", maps)
+	})
 }
 
 func TestCheckStream(t *testing.T) {

@@ -85,6 +85,9 @@ func Create(ctx context.Context, env *Env, pool Pool, def Definition) (*VM, erro
 	if err := (qemu.Runtime{Dir: v.runtimeDir()}).Check(); err != nil {
 		return nil, WithRemedy(fmt.Errorf("VM %s: %w: %w", def.Name, ErrInvalid, err), "Choose a shorter name, or a shorter runtime_dir.")
 	}
+	if err := v.checkMemory(); err != nil {
+		return nil, err
+	}
 	if _, err := v.pin(ctx); err != nil {
 		return nil, err
 	}

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/nv-hypervisor/nv-hypervisor/nvram"
 	"github.com/nv-hypervisor/nv-hypervisor/qemu"
 	"github.com/nv-hypervisor/nv-hypervisor/vm/record"
 	"github.com/nv-hypervisor/nv-hypervisor/vm/saver"
@@ -111,10 +112,13 @@ func (v *VM) damage() string {
 func (v *VM) resumeOrLose(ctx context.Context, trace *trace) error {
 	steps, err := v.resume(ctx)
 	trace.steps = append(trace.steps, steps...)
-	if !errors.Is(err, ErrRefused) {
-		return err
+	switch {
+	case errors.Is(err, nvram.ErrUnhealthy):
+		return nil // held: whatever runs in this memory next may be lost as well
+	case errors.Is(err, ErrRefused):
+		return v.refused(ctx, trace, reasonOf(err))
 	}
-	return v.refused(ctx, trace, reasonOf(err))
+	return err
 }
 
 // refused applies the policy for a VM whose image may not be resumed. Before it
@@ -126,6 +130,10 @@ func (v *VM) refused(ctx context.Context, trace *trace, reason string) error {
 	intent := v.intent()
 	if v.def.OnLost != OnLostBoot || intent == IntentStopped || intent == IntentSaved {
 		v.setState(Held, reason)
+		return nil
+	}
+	if err := v.checkMemory(); err != nil {
+		v.setState(Held, reason+" It was not booted: "+err.Error())
 		return nil
 	}
 	if err := v.keepAside(); err != nil {
@@ -143,6 +151,10 @@ func (v *VM) lost(ctx context.Context, trace *trace, reason string) error {
 	}
 	if v.def.OnLost == OnLostHold {
 		v.setState(Held, reason)
+		return nil
+	}
+	if err := v.checkMemory(); err != nil {
+		v.setState(Held, reason+"; it was not booted: "+err.Error())
 		return nil
 	}
 	if err := v.setIntent(IntentRunning); err != nil {
@@ -225,7 +237,7 @@ func (v *VM) takeOver(ctx context.Context, p *qemu.Process, encoded []byte) (Out
 	} else if status == "prelaunch" {
 		return "", errStartOver
 	}
-	if err := v.checkCaches(); err != nil { // it runs already: say so, and keep it
+	if err := errors.Join(v.checkCaches(), v.checkMemory()); err != nil { // it runs already: say so, and keep it
 		v.mu.Lock()
 		v.warn("%v. %s", err, Remedy(err))
 		v.mu.Unlock()

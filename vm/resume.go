@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/nv-hypervisor/nv-hypervisor/nvram"
 	"github.com/nv-hypervisor/nv-hypervisor/qemu"
 	"github.com/nv-hypervisor/nv-hypervisor/vm/record"
 	"github.com/nv-hypervisor/nv-hypervisor/vm/saver"
@@ -44,8 +45,9 @@ type image struct {
 }
 
 // resume continues the guest from its image. The steps are those of the timeline.
-// An image that does not match is refused (ErrRefused) and the VM held; one that
-// cannot be loaded just now is left as it is, to be tried again.
+// An image that does not match is refused (ErrRefused) and the VM held, and so is
+// one in memory that cannot be trusted (nvram.ErrUnhealthy); one that cannot be loaded
+// just now is left as it is, to be tried again.
 func (v *VM) resume(ctx context.Context) ([]saver.Step, error) {
 	var trace trace
 	v.setState(Restoring, "")
@@ -58,7 +60,7 @@ func (v *VM) resume(ctx context.Context) ([]saver.Step, error) {
 		}
 		v.setRuns(state, "")
 		v.env.Notify("devices-restored", v.Name(), nil)
-	case errors.Is(err, ErrRefused):
+	case errors.Is(err, ErrRefused), errors.Is(err, nvram.ErrUnhealthy):
 		v.mu.Lock()
 		v.refusal = reasonOf(err)
 		v.mu.Unlock()
@@ -73,7 +75,7 @@ func (v *VM) resume(ctx context.Context) ([]saver.Step, error) {
 }
 
 func (v *VM) tryResume(ctx context.Context, trace *trace) error {
-	if err := v.checkCaches(); err != nil {
+	if err := errors.Join(v.checkCaches(), v.checkMemory()); err != nil {
 		return err
 	}
 	var img image
@@ -150,8 +152,12 @@ func (v *VM) validate(ctx context.Context) (image, error) {
 	if err != nil {
 		return image{}, fmt.Errorf("%s: %w", v.Name(), err) // QEMU missing: the image is not in doubt
 	}
+	dirtyShutdowns, err := v.dirtyShutdowns()
+	if err != nil {
+		return image{}, err // not in doubt either
+	}
 	facts := record.Facts{
-		RAM: region.ID, RAMSize: region.Size, QEMUVersion: binary.Version,
+		RAM: region.ID, RAMSize: region.Size, QEMUVersion: binary.Version, DirtyShutdown: dirtyShutdowns,
 		LaunchSHA256: sha256.Sum256(img.encoded), Disks: examineDisks(img.launch.Launch.Disks),
 	}
 	var reasons []string

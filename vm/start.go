@@ -53,6 +53,9 @@ func (v *VM) Start(ctx context.Context, discard bool) error {
 		return WithRemedy(fmt.Errorf("%s: start: %w: %s", v.Name(), ErrRefused, v.Info().Reason),
 			"Remove the cause and run nvh restore "+v.Name()+", or give the image up with nvh start --discard-image "+v.Name()+".")
 	}
+	if err := v.checkMemory(); err != nil {
+		return err
+	}
 	if err := v.setIntent(IntentRunning); err != nil {
 		return err
 	}
@@ -118,7 +121,7 @@ func (v *VM) warn(format string, args ...any) {
 }
 
 func (v *VM) tryBoot(ctx context.Context) error {
-	if err := v.checkCaches(); err != nil {
+	if err := errors.Join(v.checkCaches(), v.checkMemory()); err != nil {
 		return err
 	}
 	launch, err := v.pin(ctx)
@@ -215,7 +218,7 @@ func (v *VM) runtime(incoming bool) (qemu.Runtime, error) {
 	if err := v.pool.Verify(region); err != nil {
 		return rt, fmt.Errorf("%s: %w", v.Name(), err)
 	}
-	rt.RAM = &qemu.Backing{Path: region.Path, Offset: region.Offset}
+	rt.RAM = &qemu.Backing{Path: region.Path, Offset: region.Offset, Align: v.pool.Info().Unit}
 	return rt, nil
 }
 
@@ -300,6 +303,10 @@ func (v *VM) continueTarget(ctx context.Context, p *qemu.Process, launch qemu.La
 	if err != nil {
 		return err
 	}
+	dirtyShutdowns, err := v.dirtyShutdowns()
+	if err != nil {
+		return err
+	}
 	if err := v.env.Saver.Arm(t, threads); err != nil {
 		return err
 	}
@@ -312,6 +319,7 @@ func (v *VM) continueTarget(ctx context.Context, p *qemu.Process, launch qemu.La
 		}
 		return v.area.Prepare(record.Arming{
 			QEMUVersion: launch.Version, BootID: v.env.BootID, Disks: t.DiskIdentities(),
+			DirtyShutdown: dirtyShutdowns,
 		})
 	}, paused)
 }

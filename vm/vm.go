@@ -57,6 +57,10 @@ type Pool interface {
 	Verify(nvram.Region) error
 	Map(string) (*nvram.Mapping, error)
 	Info() nvram.PoolInfo
+	// Trusted is nil, or tells why no guest may be put into the memory.
+	Trusted() error
+	// DirtyShutdowns changes when the memory has lost data in a power cut.
+	DirtyShutdowns() (uint64, error)
 }
 
 // VM is one virtual machine of this host.

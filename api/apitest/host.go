@@ -19,6 +19,7 @@ import (
 	"github.com/nv-hypervisor/nv-hypervisor/api"
 	"github.com/nv-hypervisor/nv-hypervisor/host"
 	"github.com/nv-hypervisor/nv-hypervisor/nvram"
+	"github.com/nv-hypervisor/nv-hypervisor/nvram/nvdimm"
 	"github.com/nv-hypervisor/nv-hypervisor/outage"
 	"github.com/nv-hypervisor/nv-hypervisor/vm"
 )
@@ -273,6 +274,25 @@ func (h *Host) Pools(ctx context.Context) ([]host.PoolStatus, error) {
 	err := h.begin(ctx, "Pools", "")
 	defer h.mu.Unlock()
 	return []host.PoolStatus{h.pool()}, err
+}
+
+func (h *Host) PoolHealth(ctx context.Context, name string) (host.PoolHealth, error) {
+	err := h.begin(ctx, "PoolHealth", name)
+	defer h.mu.Unlock()
+	if err != nil {
+		return host.PoolHealth{}, err
+	}
+	if name != "default" {
+		return host.PoolHealth{}, fmt.Errorf("pool %q: %w", name, vm.ErrNotFound)
+	}
+	count := uint64(3)
+	return host.PoolHealth{Name: name, Trusted: true, Health: nvram.Health{
+		Path: "/dev/shm/nvh", Kind: nvram.KindShm, Devices: []string{"pmem0"}, Domain: nvdimm.DomainMemoryController, DirtyShutdown: count,
+		Regions:  []nvdimm.Region{{Name: "region0", Size: 16 << 30, Domain: nvdimm.DomainMemoryController, Active: true, Mappings: []nvdimm.Mapping{{DIMM: "nmem0", Size: 16 << 30}}}},
+		DIMMs:    []nvdimm.DIMM{{Name: "nmem0", State: "active", Flags: []nvdimm.Flag{nvdimm.FlagHealthNotified}, FlagsKnown: true, DirtyShutdown: &count}},
+		Pages:    &nvram.PageSample{Unit: 2 << 20, Sampled: 64, Huge: 64},
+		Problems: []nvram.Finding{},
+	}}, nil
 }
 
 func (h *Host) ImportPool(ctx context.Context, path, name string) ([]vm.Info, error) {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 
 	"github.com/nv-hypervisor/nv-hypervisor/api"
+	"github.com/nv-hypervisor/nv-hypervisor/nvram/nvdimm"
 	"github.com/nv-hypervisor/nv-hypervisor/vm"
 )
 
@@ -52,6 +53,7 @@ var codeExits = map[api.Code]int{
 	"pool_truncated":   exitPoolDamaged,
 	"pool_newer":       exitPoolDamaged,
 	"pool_corrupt":     exitPoolDamaged,
+	"pool_unhealthy":   exitPoolDamaged,
 	"region_replaced":  exitPoolDamaged,
 	"read_only":        exitState,
 	"timeout":          exitTimeout,
@@ -97,6 +99,10 @@ func describe(err error) *api.Error {
 		e.Code, e.Message = "interrupted", "interrupted"
 	case errors.Is(err, errPoolDamaged):
 		e.Code = "pool_corrupt"
+	case errors.Is(err, nvdimm.ErrNoDIMM):
+		e.Code = "not_found"
+	case errors.Is(err, nvdimm.ErrActive), errors.Is(err, nvdimm.ErrInUse):
+		e.Code = "busy"
 	}
 	if e.Remedy == "" {
 		e.Remedy = defaultRemedies[e.Code]

@@ -52,6 +52,9 @@ func printStatus(a *app, s host.Status) error {
 	t.row("vms:", countsOf(s.VMs))
 	for _, p := range s.Pools {
 		t.row("pool:", fmt.Sprintf("%s, %s, %s of %s free, %s", p.Name, p.Kind, size(p.Free), size(p.Size), p.Path))
+		if p.Warning != "" {
+			t.row("pool "+p.Name+":", p.Warning)
+		}
 	}
 	for _, w := range s.Warnings {
 		t.row("warning:", w)

@@ -13,7 +13,8 @@ import (
 )
 
 func (a *app) nvramCommand() *cobra.Command {
-	return group("nvram", "NVRAM pools", a.nvramInit(), a.nvramLs(), a.nvramCheck(), a.nvramDump(), a.nvramImport())
+	return group("nvram", "NVRAM pools", a.nvramInit(), a.nvramLs(), a.nvramCheck(), a.nvramDump(), a.nvramImport(),
+		a.nvramHealth(), a.nvramRegisters())
 }
 
 func (a *app) nvramInit() *cobra.Command {

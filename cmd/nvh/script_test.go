@@ -18,6 +18,8 @@ import (
 	"github.com/nv-hypervisor/nv-hypervisor/api/apitest"
 	"github.com/nv-hypervisor/nv-hypervisor/host"
 	"github.com/nv-hypervisor/nv-hypervisor/nvram"
+	"github.com/nv-hypervisor/nv-hypervisor/nvram/nvdimm"
+	"github.com/nv-hypervisor/nv-hypervisor/nvram/nvdimm/nvdimmtest"
 	"github.com/nv-hypervisor/nv-hypervisor/outage"
 	"github.com/nv-hypervisor/nv-hypervisor/vm"
 )
@@ -37,6 +39,7 @@ func TestScripts(t *testing.T) {
 			"code":   cmdCode,
 			"fake":   cmdFake,
 			"damage": cmdDamage,
+			"dimms":  cmdDIMMs,
 		},
 	})
 }
@@ -96,14 +99,15 @@ func cmdCode(ts *testscript.TestScript, neg bool, args []string) {
 
 // failures are the causes a script can name.
 var failures = map[string]error{
-	"refused":  fmt.Errorf("VM %q: %w: disk /srv/web.raw changed after the save", "web", vm.ErrRefused),
-	"full":     fmt.Errorf("pool %q: %w", "default", nvram.ErrFull),
-	"busy":     fmt.Errorf("VM %q: %w", "web", vm.ErrBusy),
-	"plain":    errors.New("QEMU said no"),
-	"panic":    apitest.Panic("boom"),
-	"timeout":  fmt.Errorf("the guest did not shut down: %w", context.DeadlineExceeded),
-	"escape":   errors.New("red \x1b[31m text\nand a second line"),
-	"remedied": vm.WithRemedy(fmt.Errorf("VM %q: %w", "web", vm.ErrState), "Turn it off and on again."),
+	"refused":   fmt.Errorf("VM %q: %w: disk /srv/web.raw changed after the save", "web", vm.ErrRefused),
+	"full":      fmt.Errorf("pool %q: %w", "default", nvram.ErrFull),
+	"busy":      fmt.Errorf("VM %q: %w", "web", vm.ErrBusy),
+	"plain":     errors.New("QEMU said no"),
+	"panic":     apitest.Panic("boom"),
+	"timeout":   fmt.Errorf("the guest did not shut down: %w", context.DeadlineExceeded),
+	"unhealthy": fmt.Errorf("pool default: %w", nvram.ErrUnhealthy),
+	"escape":    errors.New("red \x1b[31m text\nand a second line"),
+	"remedied":  vm.WithRemedy(fmt.Errorf("VM %q: %w", "web", vm.ErrState), "Turn it off and on again."),
 }
 
 // cmdFake prepares the daemon: fake vm NAME STATE, fake image NAME valid|doubtful,
@@ -149,6 +153,20 @@ func timeline(id string) outage.Timeline {
 				Steps: []outage.Step{{Name: "stop", Start: 110, End: 900}, {Name: "dump", Start: 901, End: 5000}, {Name: "commit", Start: 5001, End: 5250.6}}},
 			{Name: "scratch", Volatile: true, Outcome: "failed", Reason: "QEMU is gone"},
 		}}
+}
+
+// cmdDIMMs makes, in the folder ROOT, a machine on which PATH lies on two interleaved modules, the first of which has
+// these flags: dimms ROOT PATH FLAG…
+func cmdDIMMs(ts *testscript.TestScript, _ bool, args []string) {
+	root := ts.MkAbs(args[0])
+	ts.Check(os.RemoveAll(root))
+	ts.Check(os.MkdirAll(root, 0o755))
+	m, err := nvdimmtest.New(root)
+	ts.Check(err)
+	ts.Check(errors.Join(
+		m.DIMM("nmem0", strings.Join(args[2:], " ")), m.DIMM("nmem1", "smart_notify "),
+		m.Region("region0", nvdimm.DomainMemoryController, "nmem0", "nmem1"), m.Carry(ts.MkAbs(args[1]), "region0", "pmem0", "dax=always"),
+		m.SetDirtyShutdown("nmem0", 3)))
 }
 
 // cmdDamage overwrites bytes of a file: damage FILE OFFSET LENGTH.

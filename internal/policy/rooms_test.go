@@ -23,11 +23,11 @@ var rooms = []room{
 	{"internal/terminal", ""},
 
 	// One room each: memory that survives, the protocol of QEMU.
-	{"nvram", ""},
-	{"nvram/nvramtest", ""},
 	{"internal/blockdev", ""},
 	{"nvram/nvdimm", "internal/blockdev"},
 	{"nvram/nvdimm/nvdimmtest", "nvram/nvdimm"},
+	{"nvram", "internal/blockdev nvram/nvdimm"},
+	{"nvram/nvramtest", ""},
 	{"qmp", ""},
 	{"qmp/qmptest", ""},
 
@@ -50,12 +50,12 @@ var rooms = []room{
 
 	// All VMs.
 	{"outage", "internal/durable vm vm/saver"},
-	{"host", "internal/durable nvram outage pod pod/kmod pod/signal qemu vm vm/record vm/saver"},
+	{"host", "internal/blockdev internal/durable nvram nvram/nvdimm outage pod pod/kmod pod/signal qemu vm vm/record vm/saver"},
 	{"api", "host nvram outage qemu vm"},
-	{"api/apitest", "api host nvram outage vm"},
+	{"api/apitest", "api host nvram nvram/nvdimm outage vm"},
 
 	// The programs.
-	{"cmd/nvh", "api host internal/terminal nvram outage qemu vm"},
+	{"cmd/nvh", "api host internal/terminal nvram nvram/nvdimm outage qemu vm"},
 	{"cmd/nvhd", "api host internal/version pod/kmod pod/signal vm vm/saver"},
 
 	// The lab, which no program imports.

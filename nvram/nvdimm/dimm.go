@@ -62,7 +62,6 @@ type DIMM struct {
 	FlagsKnown bool `json:"flags_known"`
 	// DirtyShutdown counts the power cuts in which the module lost data; nil where it does not count.
 	DirtyShutdown *uint64 `json:"dirty_shutdown"`
-	NUMANode      int     `json:"numa_node"` // -1: not known
 }
 
 // families are the folders in which the kinds of firmware keep a DIMM's health: ACPI, POWER, CXL.
@@ -77,7 +76,7 @@ func (s System) DIMM(name string) (DIMM, error) {
 	if _, err := os.Stat(f.path); err != nil {
 		return DIMM{Name: name}, fmt.Errorf("%s: %w", name, ErrNoDIMM)
 	}
-	d := DIMM{Name: name, State: f.text("state"), Flags: []Flag{}, NUMANode: f.numaNode()}
+	d := DIMM{Name: name, State: f.text("state"), Flags: []Flag{}}
 	for _, family := range families {
 		if !f.has(family) {
 			continue

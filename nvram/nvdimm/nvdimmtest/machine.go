@@ -1,7 +1,7 @@
 // Package nvdimmtest builds, in a folder, what Linux shows of a machine with memory modules, for tests of
 // everything that reads package nvdimm. Any health can be given to any module; no privilege and no such memory is needed.
 //
-// The files and links are those that Linux 6.1 has; TestRecordedMachine of package nvdimm holds them against a recording.
+// The files and links are those that Linux 6.1 has on a machine with an ACPI NFIT.
 package nvdimmtest
 
 import (
@@ -41,7 +41,6 @@ func (m *Machine) DIMM(name, flags string) error {
 	dir := filepath.Join(bus, name)
 	return errors.Join(
 		m.write(dir+"/state", "active\n"),
-		m.write(dir+"/numa_node", "0\n"),
 		m.write(dir+"/nfit/id", "8680-56341200-"+name+"\n"),
 		m.write(dir+"/nfit/handle", "0x1\n"),
 		m.write(dir+"/nfit/serial", "0x56341200\n"),
