@@ -52,7 +52,7 @@ func NVDIMMFile(n int) string { return fmt.Sprintf("nvdimm%d.img", n) }
 type Host struct {
 	folder string
 	config config
-	tied   bool // the outer QEMU ends with this process
+	tied   bool // see Tie
 }
 
 // config is host.json.
@@ -156,6 +156,9 @@ func Open(folder string) (*Host, error) {
 	}
 	return h, nil
 }
+
+// Tie makes the outer QEMU end when this process does, however it ends. It counts from the next PowerOn.
+func (h *Host) Tie() { h.tied = true }
 
 // Remove cuts the power and removes the folder.
 func (h *Host) Remove() error {

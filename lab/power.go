@@ -55,14 +55,10 @@ func (h *Host) PowerOn(ctx context.Context) error {
 	if err := h.installProduct(ctx); err != nil {
 		return fmt.Errorf("power on %s: %w", h.folder, err)
 	}
-	args := h.args()
-	if err := os.WriteFile(h.path(commandFile), []byte(script(h.folder, h.config.QEMU, args)), 0o755); err != nil {
+	if err := errors.Join(h.writeCommand(), h.removeSockets()); err != nil {
 		return fmt.Errorf("power on %s: %w", h.folder, err)
 	}
-	if err := h.removeSockets(); err != nil {
-		return fmt.Errorf("power on %s: %w", h.folder, err)
-	}
-	return h.spawn(args)
+	return h.spawn()
 }
 
 // installProduct makes the image with the programs under test and the plan of this boot.
@@ -122,11 +118,11 @@ func (h *Host) removeSockets() error {
 	return nil
 }
 
-// script is the command as a shell takes it.
-func script(folder, program string, args []string) string {
+// writeCommand writes the outer QEMU's command line as a shell takes it, for somebody who wants to boot the host by hand.
+func (h *Host) writeCommand() error {
 	var b strings.Builder
-	fmt.Fprintf(&b, "#!/bin/sh\n# Gives this emulated host power.\ncd %s || exit\nexec %s", quote(folder), quote(program))
-	for _, a := range args {
+	fmt.Fprintf(&b, "#!/bin/sh\n# Gives this emulated host power.\ncd %s || exit\nexec %s", quote(h.folder), quote(h.config.QEMU))
+	for _, a := range h.args() {
 		if strings.HasPrefix(a, "-") {
 			b.WriteString(" \\\n\t")
 		} else {
@@ -134,7 +130,7 @@ func script(folder, program string, args []string) string {
 		}
 		b.WriteString(quote(a))
 	}
-	return b.String() + "\n"
+	return os.WriteFile(h.path(commandFile), []byte(b.String()+"\n"), 0o755)
 }
 
 func quote(s string) string {
@@ -188,11 +184,11 @@ func (h *Host) Report(ctx context.Context, r *plan.Report) error {
 // explain adds to an error what is needed to look into it.
 func (h *Host) explain(err error) error {
 	return fmt.Errorf("host %s: %w\nits command line: %s\nits console ends:\n%s\nnvhd's log ends:\n%s", filepath.Base(h.folder), err,
-		h.path(commandFile), h.tail(ConsoleLog), h.tail(DaemonLog))
+		h.path(commandFile), h.Tail(ConsoleLog), h.Tail(DaemonLog))
 }
 
-// tail is the end of a log.
-func (h *Host) tail(name string) string {
+// Tail is the end of a log, which is a file in the host's folder.
+func (h *Host) Tail(name string) string {
 	content, err := os.ReadFile(h.path(name))
 	if err != nil {
 		return "(" + err.Error() + ")"

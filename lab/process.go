@@ -47,13 +47,21 @@ func startTime(pid int) (string, bool) {
 	if err != nil {
 		return "", false
 	}
-	// The second field is the command in parentheses and may hold anything.
-	fields := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:]))
-	const state, start = 3 - 3, 22 - 3
-	if len(fields) <= start || fields[state] == "Z" || fields[state] == "X" {
+	const state, start = 3, 22
+	if s := statField(stat, state); s == "" || s == "Z" || s == "X" {
 		return "", false
 	}
-	return fields[start], true
+	return statField(stat, start), true
+}
+
+// statField is a field of /proc/PID/stat, counted as in proc(5), from the third on. The second is the command in
+// parentheses and may hold anything.
+func statField(stat []byte, n int) string {
+	fields := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:]))
+	if len(fields) <= n-3 {
+		return ""
+	}
+	return fields[n-3]
 }
 
 // On tells whether the host has power.
@@ -63,13 +71,13 @@ func (h *Host) On() bool {
 }
 
 // spawn starts the outer QEMU in the host's folder, on its own unless the host is tied to this process.
-func (h *Host) spawn(args []string) error {
+func (h *Host) spawn() error {
 	log, err := os.OpenFile(h.path(QEMULog), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
 	if err != nil {
 		return err
 	}
 	defer log.Close()
-	cmd := exec.Command(h.config.QEMU, args...)
+	cmd := exec.Command(h.config.QEMU, h.args()...)
 	cmd.Dir, cmd.Stdout, cmd.Stderr = h.folder, log, log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	started := make(chan error, 1)

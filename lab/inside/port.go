@@ -4,10 +4,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -20,18 +20,31 @@ type port struct {
 	gone bool // the last read said that the client has gone
 }
 
-// openPort finds a port by its name.
+// openPort opens a port by its name. Not blocking, so that reads and writes wait in the runtime's poller and have deadlines.
 func openPort(name string) (*port, error) {
-	device, err := portDevice(name)
-	if err != nil {
-		return nil, err
-	}
-	// Not blocking, so that reads and writes wait in the runtime's poller and have deadlines.
-	f, err := os.OpenFile(device, os.O_RDWR|syscall.O_NONBLOCK, 0)
+	f, err := openDevice(name, os.O_RDWR|unix.O_NONBLOCK)
 	if err != nil {
 		return nil, err
 	}
 	return &port{File: f}, nil
+}
+
+// portLimit is how long ports may take to appear: the driver hears of them one by one after it is loaded.
+const portLimit = 30 * time.Second
+
+func openDevice(name string, flag int) (*os.File, error) {
+	for end := time.Now().Add(portLimit); ; time.Sleep(10 * time.Millisecond) {
+		device, err := portDevice(name)
+		if err == nil {
+			var f *os.File
+			if f, err = os.OpenFile(device, flag, 0); err == nil {
+				return f, nil
+			}
+		}
+		if !errors.Is(err, fs.ErrNotExist) || time.Now().After(end) {
+			return nil, err
+		}
+	}
 }
 
 func portDevice(name string) (string, error) {
@@ -45,7 +58,7 @@ func portDevice(name string) (string, error) {
 			return "/dev/" + filepath.Base(filepath.Dir(path)), nil
 		}
 	}
-	return "", fmt.Errorf("the host has no virtio serial port %s", name)
+	return "", fmt.Errorf("virtio serial port %s: %w", name, fs.ErrNotExist)
 }
 
 // settleTime is how long the outside must be away to be gone. The kernel hands over data at once, but the news that

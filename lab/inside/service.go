@@ -94,11 +94,7 @@ func (h *host) spawnDaemon(log *os.File) (*exec.Cmd, error) {
 // openLog opens the port that the outside writes to a file: unlike one on the disk, that log ends with the last line
 // written before a power cut.
 func openLog() (*os.File, error) {
-	device, err := portDevice(plan.LogPort)
-	if err != nil {
-		return nil, err
-	}
-	return os.OpenFile(device, os.O_WRONLY, 0)
+	return openDevice(plan.LogPort, os.O_WRONLY)
 }
 
 // watchNotify reads the messages of sd_notify(3) as long as the host runs, or nvhd would block on writing them, and

@@ -1,0 +1,165 @@
+// Package labtest turns a scenario on an emulated host into a dozen readable lines of a test.
+//
+//	h := labtest.Start(t, lab.Options{})
+//	h.Launch("db")
+//	h.Outage()
+//	h.AwaitSaved("db")
+//	h.Cut()
+//	h.PowerOn()
+//	h.Continued("db")
+//
+// Every step that fails ends the test, which then keeps the host's logs and images and says with which command
+// line they can be booted again. No host outlives its test, and none outlives the test program.
+package labtest
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/nv-hypervisor/nv-hypervisor/lab"
+	"github.com/nv-hypervisor/nv-hypervisor/lab/guest"
+)
+
+// Host is an emulated host in a test.
+type Host struct {
+	*lab.Host
+	t      testing.TB
+	ctx    context.Context
+	guests map[string]*guestState
+}
+
+// guestState is what a test knows of a guest.
+type guestState struct {
+	last guest.Tick // the last that was seen
+}
+
+// limit bounds a whole scenario.
+const limit = 15 * time.Minute
+
+// Start makes a host and boots it.
+func Start(t testing.TB, o lab.Options) *Host {
+	t.Helper()
+	if o.Bin == "" {
+		o.Bin = Programs(t)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), limit)
+	t.Cleanup(cancel)
+	folder := Folder(t)
+	inner, err := lab.Create(ctx, filepath.Join(folder, "host"), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	h := Adopt(ctx, t, inner)
+	h.PowerOn()
+	return h
+}
+
+// Adopt takes over a host whose power is off, such as one that lab.Host.CutCopy has made.
+func Adopt(ctx context.Context, t testing.TB, inner *lab.Host) *Host {
+	inner.Tie()
+	h := &Host{Host: inner, t: t, ctx: ctx, guests: map[string]*guestState{}}
+	t.Cleanup(h.end)
+	return h
+}
+
+// Folder is an empty folder for hosts, in memory if there is room. It is removed at the end of the test.
+func Folder(t testing.TB) string {
+	t.Helper()
+	base := "/dev/shm"
+	if free, err := freeBytes(base); err != nil || free < 4<<30 {
+		base = os.TempDir()
+	}
+	folder, err := os.MkdirTemp(base, "nvh-lab-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := os.RemoveAll(folder); err != nil {
+			t.Error(err)
+		}
+	})
+	return folder
+}
+
+// end removes the host; of a failed test it keeps what is needed to look into it.
+func (h *Host) end() {
+	if err := h.Host.Cut(); err != nil {
+		h.t.Error(err)
+	}
+	if h.t.Failed() {
+		h.keep()
+	}
+	if err := h.Remove(); err != nil {
+		h.t.Error(err)
+	}
+}
+
+func (h *Host) keep() {
+	kept, err := os.MkdirTemp("", "nvh-lab-failed-")
+	if err == nil {
+		err = h.Keep(kept)
+	}
+	if err != nil {
+		h.t.Logf("the host's files are not kept: %v", err)
+		return
+	}
+	h.t.Logf("the host's logs and images are kept in %[1]s; boot it again with %[1]s/power-on.sh, repeat the test with: go test -run '^%s$'",
+		kept, strings.ReplaceAll(h.t.Name(), "/", "$/^"))
+}
+
+// Context is that of the scenario.
+func (h *Host) Context() context.Context { return h.ctx }
+
+func (h *Host) must(err error) {
+	h.t.Helper()
+	if err != nil {
+		h.t.Fatal(err)
+	}
+}
+
+// PowerOn gives the host its power back and waits until nvhd serves.
+func (h *Host) PowerOn() {
+	h.t.Helper()
+	start := time.Now()
+	report, err := h.Boot(h.ctx)
+	h.must(err)
+	h.t.Logf("nvhd serves %.1f s after power on (%s)", time.Since(start).Seconds(), report)
+}
+
+// Cut pulls the plug.
+func (h *Host) Cut() {
+	h.t.Helper()
+	h.must(h.Host.Cut())
+}
+
+// Run runs a command inside and returns what it printed.
+func (h *Host) Run(args ...string) string {
+	h.t.Helper()
+	out, err := h.Host.Run(h.ctx, args...)
+	h.must(err)
+	return out
+}
+
+// poll asks until it is so.
+func (h *Host) poll(what string, within time.Duration, done func() (bool, error)) {
+	h.t.Helper()
+	deadline := time.Now().Add(within)
+	for {
+		ok, err := done()
+		if ok {
+			return
+		}
+		if err == nil && time.Now().After(deadline) {
+			err = errors.New("it takes too long")
+		}
+		if err != nil {
+			h.t.Fatalf("wait for %s: %v\nnvhd's log ends:\n%s", what, err, h.Tail(lab.DaemonLog))
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+}
