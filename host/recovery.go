@@ -3,7 +3,6 @@ package host
 import (
 	"context"
 	"fmt"
-	"path/filepath"
 	"sync"
 	"time"
 
@@ -66,14 +65,14 @@ func (h *Host) openVMs() error {
 }
 
 func (h *Host) openVM(name string) (*vm.VM, error) {
-	def, err := vm.ReadDefinition(filepath.Join(h.vmsDir(), name, vm.DefinitionFile))
+	pool, volatile, err := vm.Home(h.vmsDir(), name)
 	if err != nil {
 		return nil, err
 	}
-	if def.Volatile {
+	if volatile {
 		return vm.Open(h.env, nil, name)
 	}
-	p, err := h.pool(def.Pool)
+	p, err := h.pool(pool)
 	if err != nil {
 		return nil, err
 	}

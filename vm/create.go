@@ -77,8 +77,8 @@ func Create(ctx context.Context, env *Env, pool Pool, def Definition) (*VM, erro
 	if err := def.Normalise(); err != nil {
 		return nil, err
 	}
-	v := &VM{env: env, pool: pool, def: def, state: Stopped, recovered: true}
-	v.file = stateFile{UUID: newUUID(), Intent: IntentStopped, Created: time.Now().UTC()}
+	v := &VM{env: env, name: def.Name, pool: pool, def: def, state: Stopped, recovered: true}
+	v.file = stateFile{UUID: newUUID(), Intent: IntentStopped, Created: time.Now().UTC(), Pool: def.Pool, Volatile: def.Volatile}
 	if _, err := os.Stat(filepath.Join(v.dir(), stateFileName)); err == nil {
 		return nil, fmt.Errorf("VM %s: %w", def.Name, ErrExists)
 	}
@@ -188,29 +188,34 @@ func (v *VM) unallocate() error {
 }
 
 // Open loads a VM of this host from its folder. The VM is not looked for among
-// the processes yet: that is Recover's part.
+// the processes yet: that is Recover's part. A definition that was edited and
+// cannot be used costs the VM nothing: it goes by the one it was last started with.
 func Open(env *Env, pool Pool, name string) (*VM, error) {
-	dir := filepath.Join(env.StateDir, name)
-	def, err := ReadDefinition(filepath.Join(dir, DefinitionFile))
-	if err != nil {
+	v := &VM{env: env, name: name, pool: pool, state: Stopped}
+	var err error
+	if v.file, err = readStateFile(v.dir()); err != nil {
 		return nil, fmt.Errorf("%s: %w", name, err)
 	}
-	if def.Name != name {
-		return nil, fmt.Errorf("%s: the definition names the VM %q: %w", name, def.Name, ErrInvalid)
+	def, fault := v.readDefinition()
+	v.def = def
+	if pool != nil {
+		if err := v.openArea(); err != nil {
+			return nil, errors.Join(err, fault)
+		}
 	}
-	if err := def.Normalise(); err != nil {
-		return nil, err
+	if fault == nil {
+		fault = v.checkFixed(def)
 	}
-	v := &VM{env: env, pool: pool, def: def, state: Stopped}
-	if v.file, err = readStateFile(dir); err != nil {
-		return nil, fmt.Errorf("%s: %w", name, err)
-	}
-	if pool == nil {
+	if fault == nil {
 		return v, nil
 	}
-	if err := v.openArea(); err != nil {
-		return nil, err
+	if v.def, err = v.lastDefinition(); err != nil {
+		v.unmapState()
+		return nil, errors.Join(fault, err)
 	}
+	v.mu.Lock()
+	v.warn("the edited definition is not used: %v", fault)
+	v.mu.Unlock()
 	return v, nil
 }
 
@@ -218,7 +223,7 @@ func Open(env *Env, pool Pool, name string) (*VM, error) {
 // aside when the power failed has no regions: it gets new ones.
 func (v *VM) openArea() error {
 	_, err := v.pool.Region(v.stateName())
-	if errors.Is(err, nvram.ErrNotFound) && len(v.kept()) > 0 {
+	if errors.Is(err, nvram.ErrNotFound) && len(v.kept()) > 0 && v.def.Memory > 0 {
 		return v.allocate()
 	}
 	if err != nil {

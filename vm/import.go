@@ -84,8 +84,8 @@ func Import(env *Env, pool Pool, f Found, poolName string) (*VM, error) {
 	if err := def.Normalise(); err != nil {
 		return nil, err
 	}
-	v := &VM{env: env, pool: pool, def: def, state: Stopped}
-	v.file = stateFile{UUID: f.uuid, Intent: IntentSaved, Created: time.Now().UTC()}
+	v := &VM{env: env, name: def.Name, pool: pool, def: def, state: Stopped}
+	v.file = stateFile{UUID: f.uuid, Intent: IntentSaved, Created: time.Now().UTC(), Pool: poolName}
 	if f.Status == record.StatusStopped {
 		v.file.Intent = IntentStopped
 	}

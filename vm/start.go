@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"time"
 
 	"github.com/nv-hypervisor/nv-hypervisor/nvram"
@@ -91,18 +90,15 @@ func (v *VM) coldBoot(ctx context.Context, why string) error {
 // reload takes up the definition as the operator has edited it. What cannot
 // change without new regions stays.
 func (v *VM) reload() {
-	def, err := ReadDefinition(filepath.Join(v.dir(), DefinitionFile))
+	def, err := v.readDefinition()
 	if err == nil {
-		err = def.Normalise()
+		err = v.checkFixed(def)
 	}
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	switch {
 	case err != nil:
 		v.warn("the edited definition is not used: %v", err)
-	case def.Name != v.def.Name, def.Volatile != v.def.Volatile, def.Pool != v.def.Pool,
-		!def.Volatile && (def.Memory != v.def.Memory || def.StateSize != v.def.StateSize):
-		v.warn("the edited definition is not used: name, pool, memory and state_size of a persistent VM cannot change; create it anew")
 	default:
 		v.def = def
 	}
@@ -117,7 +113,7 @@ func (v *VM) warn(format string, args ...any) {
 		}
 	}
 	v.warnings = append(v.warnings, text)
-	v.env.Notify("warning", v.def.Name, map[string]string{"warning": text})
+	v.env.Notify("warning", v.name, map[string]string{"warning": text})
 }
 
 func (v *VM) tryBoot(ctx context.Context) error {

@@ -38,6 +38,10 @@ type stateFile struct {
 	Intent  Intent      `json:"intent"`
 	Created time.Time   `json:"created"`
 
+	// Where its RAM lies. It is kept here because the definition may be edited.
+	Pool     string `json:"pool,omitempty"`
+	Volatile bool   `json:"volatile,omitempty"`
+
 	// Generation is the highest seen of the VM in this RAM region. It is written
 	// after the guest runs, so it may be behind the record in NVRAM but is never
 	// ahead of it, unless NVRAM was put back to an earlier state.
@@ -89,7 +93,7 @@ func ReadDefinition(path string) (Definition, error) {
 // writeDefinition stores the definition of a new VM.
 func (v *VM) writeDefinition() error {
 	var b bytes.Buffer
-	fmt.Fprintf(&b, "# VM %s. Edits take effect at its next cold boot.\n", v.def.Name)
+	fmt.Fprintf(&b, "# VM %s. Edits take effect at its next cold boot.\n", v.name)
 	if err := toml.NewEncoder(&b).Encode(v.def); err != nil {
 		return fmt.Errorf("%s: encode definition: %w", v.Name(), err)
 	}
@@ -119,6 +123,13 @@ func readStateFile(dir string) (stateFile, error) {
 		return stateFile{}, fmt.Errorf("%s: %w", path, err)
 	}
 	return f, nil
+}
+
+// Home tells where the RAM of a VM of this host lies: in the pool of that name, or,
+// if it is volatile, in DRAM.
+func Home(stateDir, name string) (pool string, volatile bool, err error) {
+	f, err := readStateFile(filepath.Join(stateDir, name))
+	return f.Pool, f.Volatile, err
 }
 
 // setIntent makes the intent durable.

@@ -66,6 +66,7 @@ type Pool interface {
 // VM is one virtual machine of this host.
 type VM struct {
 	env  *Env
+	name string
 	pool Pool // nil: volatile
 
 	op sync.Mutex // held by the operation in progress
@@ -99,10 +100,14 @@ func (v *VM) stateName() string   { return v.Name() + ".state" }
 func (v *VM) runtimePath() string { return filepath.Join(v.runtimeDir(), "process.json") }
 
 // Name is the VM's name; it never changes.
-func (v *VM) Name() string { return v.def.Name }
+func (v *VM) Name() string { return v.name }
 
 // Priority orders saves and resumes, highest first.
-func (v *VM) Priority() int { return v.def.Priority }
+func (v *VM) Priority() int {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.def.Priority
+}
 
 // Volatile tells whether the VM's RAM is DRAM.
 func (v *VM) Volatile() bool { return v.pool == nil }
@@ -132,7 +137,7 @@ func (v *VM) Info() Info {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	info := Info{
-		Name: v.def.Name, UUID: v.file.UUID.String(), State: v.state, Reason: v.reason,
+		Name: v.name, UUID: v.file.UUID.String(), State: v.state, Reason: v.reason,
 		Volatile: v.pool == nil, Pool: v.def.Pool, Priority: v.def.Priority, OnLost: v.def.OnLost,
 		Memory: v.def.Memory, CPUs: v.def.CPUs, Warnings: v.warnings, Definition: v.def,
 	}
