@@ -8,8 +8,6 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
-
-	"github.com/nv-hypervisor/nv-hypervisor/vm/saver"
 )
 
 // Saved is when one VM was stopped and when its state was dumped, since the loop began.
@@ -29,6 +27,7 @@ var (
 // were done. Their guests stay stopped. With realtime set, the loop and QEMU's threads
 // have the product's priorities from before the clock starts.
 func Save(vms []*VM, realtime bool) ([]Saved, error) {
+	defer quiet()()
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	loop := []thread{{0, loopPriority}}
@@ -64,17 +63,14 @@ func save(vms []*VM) ([]Saved, error) {
 		v.monitor.data = v.monitor.data[:0]
 		waiting[i] = unix.PollFd{Fd: int32(v.monitor.fd), Events: unix.POLLIN}
 	}
-	start := saver.Now()
+	start := now()
 	for _, v := range vms {
-		if _, err := unix.Write(v.monitor.fd, v.save); err != nil {
+		if err := write(v.monitor.fd, v.save); err != nil {
 			return nil, err
 		}
 	}
 	for len(saved) < len(vms) {
-		n, err := unix.Poll(waiting, int(answerLimit/time.Millisecond))
-		if err == unix.EINTR {
-			continue
-		}
+		n, err := await(waiting, answerLimit)
 		if err != nil || n == 0 {
 			return nil, fmt.Errorf("%d of %d saves are not done: %w", len(vms)-len(saved), len(vms), errors.Join(err, errSilent))
 		}
@@ -85,16 +81,16 @@ func save(vms []*VM) ([]Saved, error) {
 			if err := v.monitor.receive(); err != nil {
 				return nil, err
 			}
-			now := time.Duration(saver.Now() - start)
+			at := time.Duration(now() - start)
 			data := v.monitor.data
 			switch {
 			case bytes.Contains(data, sayError), bytes.Contains(data, sayFailed):
 				return nil, fmt.Errorf("the save failed: %s", data)
 			case stopped[i] == 0 && bytes.Contains(data, sayStop):
-				stopped[i] = now
+				stopped[i] = at
 			}
 			if bytes.Contains(data, sayCompleted) {
-				saved = append(saved, Saved{Stopped: stopped[i], Dumped: now})
+				saved = append(saved, Saved{Stopped: stopped[i], Dumped: at})
 				waiting[i].Fd = -1 // poll skips it
 			}
 		}

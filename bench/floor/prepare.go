@@ -142,9 +142,9 @@ func (m *monitor) receive() error {
 	if len(m.data) == cap(m.data) {
 		return errors.New("QEMU says more than expected")
 	}
-	n, err := unix.Read(m.fd, m.data[len(m.data):cap(m.data)])
+	n, err := read(m.fd, m.data[len(m.data):cap(m.data)])
 	for err == unix.EINTR {
-		n, err = unix.Read(m.fd, m.data[len(m.data):cap(m.data)])
+		n, err = read(m.fd, m.data[len(m.data):cap(m.data)])
 	}
 	switch {
 	case err == unix.EAGAIN:

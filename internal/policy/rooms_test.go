@@ -83,7 +83,7 @@ var rooms = []room{
 	// The measurements.
 	{"bench/stats", ""},
 	{"bench/power", "vm/saver"},
-	{"bench/floor", "bench/power qemu vm/saver"},
+	{"bench/floor", "bench/power qemu"},
 	{"bench/report", "bench/stats host internal/durable outage vm"},
 	{"bench/suite", "bench/floor bench/power bench/report host lab/guest lab/rig nvram outage vm vm/record vm/saver"},
 	{"bench/soak", "bench/power bench/report internal/durable lab/guest lab/rig nvram outage vm"},
