@@ -166,6 +166,8 @@ func (v *VM) lost(ctx context.Context, trace *trace, reason string) error {
 // adopt takes over a QEMU that outlived the daemon. It reports whether there was
 // one that stays.
 func (v *VM) adopt(ctx context.Context, trace *trace) (bool, Outcome, error) {
+	ctx, cancel := v.withLimit(ctx)
+	defer cancel()
 	f, known, err := v.readRuntime()
 	if err != nil {
 		return false, "", fmt.Errorf("%s: %w", v.Name(), err)

@@ -49,6 +49,8 @@ type image struct {
 // one in memory that cannot be trusted (nvram.ErrUnhealthy); one that cannot be loaded
 // just now is left as it is, to be tried again.
 func (v *VM) resume(ctx context.Context) ([]saver.Step, error) {
+	ctx, cancel := v.withLimit(ctx)
+	defer cancel()
 	var trace trace
 	v.setState(Restoring, "")
 	err := v.tryResume(ctx, &trace)

@@ -94,7 +94,8 @@ func (v *VM) EndSaved() {
 }
 
 // ResumeInPlace continues a VM that an outage stopped and whose QEMU still lives,
-// because power came back. Its image is void from then on.
+// because power came back. Its image is void from then on. A QEMU that cannot be
+// continued is replaced by one that resumes the image.
 func (v *VM) ResumeInPlace(ctx context.Context) error {
 	v.op.Lock()
 	defer v.op.Unlock()
@@ -104,11 +105,25 @@ func (v *VM) ResumeInPlace(ctx context.Context) error {
 	if v.Process() == nil {
 		return v.recoverWithoutProcess(ctx, &trace{})
 	}
-	return v.continueInPlace(ctx)
+	return v.goOn(ctx)
+}
+
+// goOn continues a VM whose QEMU was stopped by a save.
+func (v *VM) goOn(ctx context.Context) error {
+	err := v.continueInPlace(ctx)
+	if err == nil || errors.Is(err, saver.ErrOutage) || !v.hasImage() {
+		return err
+	}
+	v.env.Log.Warn("resume from the image instead", "vm", v.Name(), "error", err)
+	v.endProcess()
+	_, err = v.resume(ctx)
+	return err
 }
 
 // continueInPlace arms the next save and lets the guest go on.
 func (v *VM) continueInPlace(ctx context.Context) error {
+	ctx, cancel := v.withLimit(ctx)
+	defer cancel()
 	v.mu.Lock()
 	p, t, launch := v.process, v.target, v.launch
 	v.mu.Unlock()

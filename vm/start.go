@@ -76,6 +76,8 @@ func (v *VM) hasImage() bool {
 // coldBoot starts the guest from its reset vector. Whatever image there was is
 // gone once the guest runs. why tells what made it necessary, if anything did.
 func (v *VM) coldBoot(ctx context.Context, why string) error {
+	ctx, cancel := v.withLimit(ctx)
+	defer cancel()
 	v.reload()
 	v.setState(Starting, why)
 	err := v.tryBoot(ctx)

@@ -13,6 +13,7 @@
 package vm
 
 import (
+	"context"
 	"fmt"
 	"log/slog"
 	"path/filepath"
@@ -35,6 +36,7 @@ type Env struct {
 	User       string // user that QEMU runs as; empty: the daemon's
 	Log        *slog.Logger
 	Caches     Caches
+	StartLimit time.Duration // a VM that takes longer to be started, resumed or adopted is given up; 0: 3 min
 	// Notify reports what happened to a VM; it must not block.
 	Notify func(event, vm string, data map[string]string)
 }
@@ -91,6 +93,16 @@ type VM struct {
 	stopping  chan struct{} // closed when a save stops a guest that was asked to power off
 	watchers  sync.WaitGroup
 	closed    bool
+}
+
+// withLimit bounds what waits for QEMU: one that hangs must not keep others from
+// being recovered, nor its VM from every other verb.
+func (v *VM) withLimit(ctx context.Context) (context.Context, context.CancelFunc) {
+	limit := v.env.StartLimit
+	if limit <= 0 {
+		limit = 3 * time.Minute // two of which QEMU gets to answer, on a host that starts many
+	}
+	return context.WithTimeout(ctx, limit)
 }
 
 func (v *VM) dir() string         { return filepath.Join(v.env.StateDir, v.Name()) }

@@ -201,7 +201,7 @@ func dialMonitor(ctx context.Context, path string) (int, error) {
 	}
 	limit := 10 * time.Second
 	if d, ok := ctx.Deadline(); ok {
-		limit = max(time.Until(d), time.Millisecond)
+		limit = min(limit, max(time.Until(d), time.Millisecond))
 	}
 	tv := unix.NsecToTimeval(limit.Nanoseconds())
 	unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &tv)
