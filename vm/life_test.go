@@ -1,8 +1,11 @@
 package vm
 
 import (
+	"context"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/nv-hypervisor/nv-hypervisor/vm/record"
 )
@@ -82,14 +85,53 @@ func TestGlitch(t *testing.T) {
 	db.expect(t, Running)
 	db.expectQEMU(t, "running")
 	web.expect(t, Paused)
-	web.expectRecord(t, record.StatusRunning, 2)
 	scratch.expect(t, Running)
 	scratch.expectQEMU(t, "running")
-	check(t, web.Unpause(testContext(t)))
 	r.outage(all...) // and again
-	web.expectRecord(t, record.StatusSaved, 2)
+	db.expectRecord(t, record.StatusSaved, 2)
+	if rec, err := web.area.Latest(); err != nil || rec.Status != record.StatusSaved {
+		t.Errorf("the paused VM is not saved: %v, %v", rec.Status, err)
+	}
 	r.clear(all...)
+	web.expect(t, Paused)
+	check(t, web.Unpause(testContext(t)))
 	web.expect(t, Running)
+	web.expectQEMU(t, "running")
+	web.expectRecord(t, record.StatusRunning, 2)
+	r.outage(all...)
+	web.expectRecord(t, record.StatusSaved, 2)
+}
+
+// A VM that was paused in an outage keeps its image until it runs: all that can be
+// done with a paused VM can be done with it.
+func TestPausedWithAnImage(t *testing.T) {
+	for name, verb := range map[string]func(ctx context.Context, v *VM) (State, error){
+		"save":   func(ctx context.Context, v *VM) (State, error) { _, err := v.Save(ctx); return Saved, err },
+		"stop":   func(ctx context.Context, v *VM) (State, error) { return Stopped, v.Stop(ctx, true, 0) },
+		"resume": func(ctx context.Context, v *VM) (State, error) { return Running, v.Unpause(ctx) },
+		"death": func(_ context.Context, v *VM) (State, error) {
+			err := unix.Kill(v.Process().PID(), unix.SIGKILL)
+			eventually(t, "its end is noted", func() bool { return v.Process() == nil })
+			eventually(t, "it is saved", func() bool { return v.State() == Saved })
+			return Saved, err
+		},
+	} {
+		r := newRig(t)
+		v := r.running(small("db"))
+		check(t, v.Pause(testContext(t)))
+		r.outage(v)
+		r.clear(v)
+		v.expect(t, Paused)
+		want, err := verb(testContext(t), v)
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		v.expect(t, want)
+		if want == Saved {
+			check(t, v.Start(testContext(t), false))
+			v.expectRecord(t, record.StatusRunning, 2)
+		}
+	}
 }
 
 // Each verb in the wrong state is refused, says so, and changes nothing.

@@ -22,6 +22,9 @@ package vm
 //	  │     │ the image is doubtful           ▼
 //	  └─────┴───── discard ◀──────────────  held ──on_lost = boot: image kept aside──▶ starting
 //
+// A paused VM that an outage saved is paused again when power is back, and keeps its
+// image, which the next outage needs as well, until it is resumed.
+//
 // A volatile VM knows stopped, starting, running, paused and failed only; an outage
 // pauses it, and if its QEMU dies in it, it boots cold at recovery.
 

@@ -209,7 +209,7 @@ var errStartOver = errors.New("the guest of this QEMU never ran")
 //	running  running        the daemon alone died                       adopted
 //	running  paused …       died between mark and cont, or paused       adopted, cont or not by intent
 //	running  postmigrate    died between dump and commit                cont: no image was committed
-//	saved    postmigrate    died after the commit, power is back        image void, cont in place
+//	saved    postmigrate    died after the commit, power is back        image void, cont in place; if paused, both stay
 //	saved    other          died during a restore: guest never ran      kill it, resume again
 //	none/stopped  any       died before the first mark: never ran       kill it
 func (v *VM) takeOver(ctx context.Context, p *qemu.Process, encoded []byte) (Outcome, error) {
@@ -257,6 +257,14 @@ func (v *VM) takeOver(ctx context.Context, p *qemu.Process, encoded []byte) (Out
 		if err := p.Stop(ctx); err != nil {
 			return "", fmt.Errorf("%s: %w", v.Name(), err)
 		}
+	}
+	if paused && outcome == InPlace { // see continueInPlace
+		t, err := v.connect(ctx, p, lr.Launch)
+		if err != nil {
+			return "", err
+		}
+		v.setState(Paused, "")
+		return outcome, v.keep(p, lr.Launch, t)
 	}
 	if err := v.release(ctx, p, lr.Launch, v.voidImage, paused); err != nil {
 		return "", err

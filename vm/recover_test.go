@@ -64,6 +64,10 @@ func TestRecoverAfterACut(t *testing.T) {
 			check(t, r.env.Saver.Clear())
 			v.recover(t, c.outcome)
 			v.expect(t, c.state)
+			if !v.Volatile() && v.Process() != nil {
+				r.outage(v) // and the next one finds it ready
+				v.expect(t, Saved)
+			}
 		})
 	}
 }
@@ -92,6 +96,10 @@ func TestRecoverFindsItsQEMU(t *testing.T) {
 		{"killed in an outage", func(t *testing.T, r *rig, v *VM) {
 			r.outage(v)
 		}, InPlace, Running, "running", record.StatusRunning, 2},
+		{"killed in an outage of a paused VM", func(t *testing.T, r *rig, v *VM) {
+			check(t, v.Pause(testContext(t)))
+			r.outage(v)
+		}, InPlace, Paused, "postmigrate", record.StatusSaved, 1},
 		{"killed after the commit of a save", func(t *testing.T, r *rig, v *VM) {
 			check(t, v.setIntent(IntentSaved))
 			_, err := r.env.Saver.Save(testContext(t), v.target)
@@ -120,9 +128,18 @@ func TestRecoverFindsItsQEMU(t *testing.T) {
 			}
 			// Whatever it was, it is the operator's to use and safe in the next outage.
 			r.outage(v)
-			v.expect(t, Saved)
+			if rec, err := v.area.Latest(); err != nil || rec.Status != record.StatusSaved {
+				t.Errorf("after an outage: %v, %v", rec.Status, err)
+			}
 			r.clear(v)
 			v.expect(t, c.state)
+			if c.state == Paused {
+				check(t, v.Unpause(testContext(t)))
+				v.expectQEMU(t, "running")
+				r.outage(v)
+				v.expect(t, Saved)
+				r.clear(v)
+			}
 			check(t, v.Stop(testContext(t), true, 0))
 		})
 	}

@@ -52,7 +52,11 @@ func (v *VM) Save(ctx context.Context) (*saver.Result, error) {
 	if err != nil {
 		return result, errors.Join(err, v.unsave(ctx, was))
 	}
-	v.NoteSaved(result.VMs[0], result.ID)
+	if len(result.VMs) == 1 {
+		v.NoteSaved(result.VMs[0], result.ID)
+	} else {
+		v.setState(Saved, "") // in an outage before, and paused since
+	}
 	v.EndSaved()
 	return result, nil
 }
@@ -94,7 +98,7 @@ func (v *VM) EndSaved() {
 }
 
 // ResumeInPlace continues a VM that an outage stopped and whose QEMU still lives,
-// because power came back. Its image is void from then on. A QEMU that cannot be
+// because power came back. Its image is void from then on, unless the VM is paused. A QEMU that cannot be
 // continued is replaced by one that resumes the image.
 func (v *VM) ResumeInPlace(ctx context.Context) error {
 	v.op.Lock()
@@ -130,10 +134,17 @@ func (v *VM) continueInPlace(ctx context.Context) error {
 	if p == nil {
 		return v.wrongState("continue", "Its QEMU is gone.")
 	}
+	paused := v.intent() == IntentPaused
+	if paused && v.hasImage() {
+		// QEMU does not migrate a second time unless the guest ran in between
+		// (qmp_migrate in migration/migration.c): this image is the one for the
+		// next outage as well, until Unpause.
+		v.setState(Paused, "")
+		return nil
+	}
 	if err := awaitSettled(ctx, p); err != nil {
 		return v.stuck(err)
 	}
-	paused := v.intent() == IntentPaused
 	if err := v.continueTarget(ctx, p, *launch, t, v.voidImage, paused); err != nil {
 		return v.stuck(err)
 	}

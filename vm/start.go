@@ -235,6 +235,11 @@ func (v *VM) release(ctx context.Context, p *qemu.Process, launch qemu.Launch, m
 	if err := v.noteGeneration(); err != nil {
 		v.env.Log.Warn("remember the generation", "vm", v.Name(), "error", err)
 	}
+	return v.keep(p, launch, t)
+}
+
+// keep makes a process the VM's own, and follows it from now on.
+func (v *VM) keep(p *qemu.Process, launch qemu.Launch, t *saver.Target) error {
 	v.mu.Lock()
 	closed := v.closed
 	if !closed {

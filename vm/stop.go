@@ -36,7 +36,7 @@ func (v *VM) Stop(ctx context.Context, force bool, timeout time.Duration) error 
 	if s != Running && !force {
 		return v.wrongState("stop", "Its guest does not run and cannot power off: nvh resume it first, or use --force.")
 	}
-	was := v.intent()
+	was, had := v.intent(), v.hasImage() // of a paused VM
 	if err := v.setIntent(IntentStopped); err != nil {
 		return err
 	}
@@ -45,7 +45,7 @@ func (v *VM) Stop(ctx context.Context, force bool, timeout time.Duration) error 
 			return errors.Join(err, v.setIntent(was))
 		}
 	}
-	if v.hasImage() { // an outage came first, noted or not
+	if !had && v.hasImage() { // an outage came first, noted or not
 		return errors.Join(v.overtaken("stop"), v.setIntent(was))
 	}
 	v.endProcess()
@@ -181,6 +181,9 @@ func (v *VM) Unpause(ctx context.Context) error {
 	// a paused one.
 	if err := v.setIntent(IntentRunning); err != nil {
 		return err
+	}
+	if v.hasImage() { // from an outage while it was paused
+		return v.goOn(ctx)
 	}
 	if err := v.env.Saver.Cont(t, nil, false); err != nil {
 		return errors.Join(fmt.Errorf("%s: resume: %w", v.Name(), err), v.setIntent(IntentPaused))
