@@ -225,3 +225,45 @@ func TestCloseDuringABoot(t *testing.T) {
 	v = r.open("db", true)
 	v.recover(t, Adopted) // it was let go of, and runs
 }
+
+// An outage that comes while a new daemon still looks for its QEMUs does not find
+// them attached: a guest that runs is saved as soon as it is adopted, and one that
+// does not run waits for the end of the outage.
+func TestOutageBeforeAdoption(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		before func(r *rig, v *VM)
+		state  State // once it was tried to adopt it
+		after  State
+	}{
+		{"running", func(*rig, *VM) {}, Saved, Running},
+		{"paused", func(_ *rig, v *VM) { check(t, v.Pause(testContext(t))) }, Saved, Paused},
+		{"saved", func(r *rig, v *VM) { r.outage(v) }, Failed, Running},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			r := newRig(t)
+			v := r.running(small("db"))
+			c.before(r, v)
+			v = r.reopen(v)
+			check(t, r.env.Saver.Clear())
+			check(t, r.env.Saver.Simulate(testContext(t), saver.Now()))
+			first := r.noted()
+			v.Recover(testContext(t)) // tells of the outage, or not
+			if c.state == Saved {
+				late := r.noted()
+				if v.note(late); late.ID != first.ID || late.EventNS != first.EventNS || !late.Outage {
+					t.Errorf("saved as part of %+v, not of %+v", late, first)
+				}
+			}
+			v.expect(t, c.state)
+			if rec, err := v.area.Latest(); err != nil || rec.Status != record.StatusSaved || rec.Outage == "" {
+				t.Errorf("record says %v in outage %q, %v", rec.Status, rec.Outage, err)
+			}
+			r.clear(v)
+			v.expect(t, c.after)
+			if c.after == Running {
+				v.expectQEMU(t, "running")
+			}
+		})
+	}
+}

@@ -35,6 +35,10 @@ func (v *VM) Recover(ctx context.Context) (Outcome, []saver.Step, error) {
 	v.op.Lock()
 	defer v.op.Unlock()
 	defer v.setRecovered()
+	return v.bringBack(ctx)
+}
+
+func (v *VM) bringBack(ctx context.Context) (Outcome, []saver.Step, error) {
 	var trace trace
 	adopted, outcome, err := v.adopt(ctx, &trace)
 	if adopted || err != nil {
@@ -259,14 +263,14 @@ func (v *VM) takeOver(ctx context.Context, p *qemu.Process, encoded []byte) (Out
 		}
 	}
 	if paused && outcome == InPlace { // see continueInPlace
-		t, err := v.connect(ctx, p, lr.Launch)
+		t, err := v.connect(ctx, p, lr.Launch, false)
 		if err != nil {
 			return "", err
 		}
 		v.setState(Paused, "")
 		return outcome, v.keep(p, lr.Launch, t)
 	}
-	if err := v.release(ctx, p, lr.Launch, v.voidImage, paused); err != nil {
+	if err := v.release(ctx, p, lr.Launch, v.voidImage, paused, outcome == Adopted); err != nil {
 		return "", err
 	}
 	v.setRuns(map[bool]State{true: Paused, false: Running}[paused], "")

@@ -96,7 +96,7 @@ func (v *VM) tryResume(ctx context.Context, trace *trace) error {
 		return trace.do("mark", func() error { _, err := v.area.MarkResumed(img.record); return err })
 	}
 	err = trace.do("cont", func() error {
-		return v.release(ctx, p, img.launch.Launch, mark, v.intent() == IntentPaused)
+		return v.release(ctx, p, img.launch.Launch, mark, v.intent() == IntentPaused, false)
 	})
 	if err != nil {
 		return errors.Join(err, v.abandon(p))

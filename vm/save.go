@@ -107,7 +107,8 @@ func (v *VM) ResumeInPlace(ctx context.Context) error {
 		return nil // Recover is still to come, and does more
 	}
 	if v.Process() == nil {
-		return v.recoverWithoutProcess(ctx, &trace{})
+		_, _, err := v.bringBack(ctx)
+		return err
 	}
 	return v.goOn(ctx)
 }

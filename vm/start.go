@@ -147,7 +147,7 @@ func (v *VM) tryBoot(ctx context.Context) error {
 		_, err := v.area.MarkRunning(ref)
 		return err
 	}
-	if err := v.release(ctx, p, launch, mark, false); err != nil {
+	if err := v.release(ctx, p, launch, mark, false, false); err != nil {
 		return errors.Join(err, v.abandon(p))
 	}
 	return nil
@@ -221,9 +221,10 @@ func (v *VM) runtime(incoming bool) (qemu.Runtime, error) {
 }
 
 // release prepares the VM's next save, marks it running and lets its guest run
-// (or, with paused, be ready to), as one step with respect to outages.
-func (v *VM) release(ctx context.Context, p *qemu.Process, launch qemu.Launch, mark func() error, paused bool) error {
-	t, err := v.connect(ctx, p, launch)
+// (or, with paused, be ready to), as one step with respect to outages. The guest of
+// an adopted QEMU runs already.
+func (v *VM) release(ctx context.Context, p *qemu.Process, launch qemu.Launch, mark func() error, paused, adopted bool) error {
+	t, err := v.connect(ctx, p, launch, adopted)
 	if err != nil {
 		return err
 	}
@@ -258,10 +259,10 @@ func (v *VM) keep(p *qemu.Process, launch qemu.Launch, t *saver.Target) error {
 }
 
 // connect opens the emergency monitor and hands it to the saver.
-func (v *VM) connect(ctx context.Context, p *qemu.Process, launch qemu.Launch) (*saver.Target, error) {
+func (v *VM) connect(ctx context.Context, p *qemu.Process, launch qemu.Launch, adopted bool) (*saver.Target, error) {
 	opt := saver.Options{
 		Name: v.Name(), Priority: v.def.Priority, Volatile: v.pool == nil,
-		Socket: p.EmergencyPath(), FileURI: p.DumpsToFile(),
+		Socket: p.EmergencyPath(), FileURI: p.DumpsToFile(), Adopted: adopted,
 	}
 	if v.pool != nil {
 		opt.Capacity = int(v.area.Identity().SlotSize)

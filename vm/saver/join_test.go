@@ -2,6 +2,7 @@ package saver
 
 import (
 	"errors"
+	"slices"
 	"testing"
 
 	"github.com/nv-hypervisor/nv-hypervisor/qmp/qmptest"
@@ -101,5 +102,39 @@ func TestQuietDetectorDuringASave(t *testing.T) {
 	g.expectSaved(result)
 	if result.Outage || len(result.VMs) != 1 || other.Status() != "running" {
 		t.Errorf("result %+v, the other VM is %s", result, other.Status())
+	}
+}
+
+// A VM that is adopted while an outage lasts runs, unsaved: it joins the outage.
+func TestAdoptedInAnOutage(t *testing.T) {
+	for _, volatile := range []bool{false, true} {
+		r := newRig(t, Config{})
+		other := r.boot(Options{Name: "other"})
+		late := r.attach(Options{Name: "late", Adopted: true, Volatile: volatile})
+		late.SetStatus("running")
+		check(t, r.saver.Simulate(testContext(t), Now()))
+		first := r.outage()
+		other.expectSaved(first)
+		check(t, late.run())
+		second := r.outage()
+		if second.ID != first.ID || second.EventNS != first.EventNS || !second.Outage || len(second.VMs) != 1 {
+			t.Errorf("joined %+v, not %+v", second, first)
+		}
+		if volatile {
+			if !late.of(second).Paused {
+				t.Errorf("%+v", late.of(second))
+			}
+		} else {
+			late.expectSaved(second)
+		}
+		other.expectSaved(first)
+		if slices.Contains(late.Commands(), "cont") {
+			t.Error("its guest was let run")
+		}
+		if err := late.run(); !errors.Is(err, ErrOutage) { // once
+			t.Errorf("cont in the outage: %v", err)
+		}
+		check(t, r.saver.Clear())
+		check(t, late.run())
 	}
 }

@@ -21,7 +21,7 @@ const replyLimit = 5 * time.Second
 // not, so Arm comes before every Cont but one that follows a plain pause.
 func (s *Saver) Arm(t *Target, threads []Thread) error {
 	return s.await(t, func() error {
-		if s.active {
+		if s.active && !t.opt.Adopted {
 			return ErrOutage
 		}
 		t.commit, t.threads = nil, slices.Clone(threads)
@@ -41,10 +41,11 @@ type Mark func() (*record.Commit, error)
 // and no outage can come between the two. During an outage Cont fails with
 // ErrOutage and mark is not called. A nil mark continues a VM that is armed
 // still. With paused set the VM is marked and ready to be saved, but its vCPUs
-// stay stopped.
+// stay stopped. An adopted VM, whose guest runs already, becomes part of an outage
+// in progress: it is stopped and saved at once.
 func (s *Saver) Cont(t *Target, mark Mark, paused bool) error {
 	return s.await(t, func() error {
-		if s.active {
+		if s.active && !t.opt.Adopted {
 			return ErrOutage
 		}
 		if mark != nil {
@@ -62,7 +63,12 @@ func (s *Saver) Cont(t *Target, mark Mark, paused bool) error {
 		}
 		s.lower(t)
 		t.live, t.phase = true, phaseRunning
+		t.opt.Adopted = false
 		t.released.Store(true)
+		if s.active {
+			s.trigger.armed, s.trigger.only = true, t
+			return errSettled
+		}
 		if paused {
 			return errSettled
 		}

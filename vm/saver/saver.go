@@ -128,7 +128,7 @@ func New(config Config) (*Saver, error) {
 	s := &Saver{
 		config: config,
 		done:   make(chan struct{}),
-		outage: make(chan *Result, 4),
+		outage: make(chan *Result, 64), // adopted VMs have one each
 		back:   make(chan struct{}, 1),
 		tests:  make(chan TestResult, 16),
 		byFD:   make(map[int32]*Target),

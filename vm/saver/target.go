@@ -38,6 +38,7 @@ type Options struct {
 	Socket   string // QEMU's emergency monitor
 	Capacity int    // bytes a dump may take: the size of a slot
 	FileURI  bool   // hand the descriptor over as an fdset and dump to "file:" (QEMU ≥ 8.2)
+	Adopted  bool   // its guest may run already, unlike that of a QEMU which waits for Cont
 	Disks    []Disk
 
 	// VolatileCaches: dirty lines of the guest's RAM in CPU caches are lost with the
