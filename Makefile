@@ -6,7 +6,7 @@ STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 TEST_TIMEOUT ?= 60m
 TEST_FLAGS ?=
 
-.PHONY: all build deps guest-image test demo bench soak lint docs libnvram install-libnvram clean
+.PHONY: all build deps guest-image test demo bench soak lint docs install libnvram install-libnvram clean
 
 all: build
 
@@ -64,6 +64,18 @@ PREFIX ?= /usr/local
 LIBDIR ?= $(PREFIX)/lib
 INCLUDEDIR ?= $(PREFIX)/include
 MANDIR ?= $(PREFIX)/share/man
+
+# The programs, their manual, completions and the unit of the service. Nothing is started or enabled.
+install: build
+	install -D -m 755 -t $(DESTDIR)$(PREFIX)/bin bin/nvh
+	install -D -m 755 -t $(DESTDIR)$(PREFIX)/sbin bin/nvhd
+	install -D -m 644 -t $(DESTDIR)$(MANDIR)/man1 docs/man/*.1
+	install -D -m 644 -t $(DESTDIR)$(MANDIR)/man5 docs/man/*.5
+	install -D -m 644 -t $(DESTDIR)$(MANDIR)/man8 docs/man/*.8
+	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/doc/nvh packaging/nvhd.toml
+	install -d $(DESTDIR)$(PREFIX)/lib/systemd/system $(DESTDIR)$(PREFIX)/share/bash-completion/completions
+	sed 's|/usr/sbin/nvhd|$(PREFIX)/sbin/nvhd|' packaging/nvhd.service >$(DESTDIR)$(PREFIX)/lib/systemd/system/nvhd.service
+	bin/nvh completion bash >$(DESTDIR)$(PREFIX)/share/bash-completion/completions/nvh
 
 install-libnvram: libnvram
 	install -D -m 755 -t $(DESTDIR)$(LIBDIR) $(LIBNVRAM_BUILD)/lib/libnvram.so.0
