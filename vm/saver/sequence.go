@@ -113,8 +113,10 @@ func (s *Saver) stopAll(tr *trigger, already *Target) {
 		if t.phase == phaseFailed {
 			continue
 		}
-		s.raise(t)
+		// The command goes first: raising a thread that runs on another CPU waits for
+		// that CPU, and the guest runs on meanwhile.
 		t.sendStop(dumps > 0)
+		s.raise(t)
 		dumps--
 	}
 }
