@@ -146,14 +146,18 @@ func (h *Health) findMemory(system nvdimm.System, st *unix.Stat_t) error {
 }
 
 // findFileSystem learns how the file system is mounted, and of the file itself whether its pages are the memory's: the mount option dax
-// alone does not say, see the kernel's Documentation/filesystems/dax.rst.
+// alone does not say, see the kernel's Documentation/filesystems/dax.rst. A directory, where there is no pool yet, has no pages.
 func (h *Health) findFileSystem(system nvdimm.System, fd int, dev uint64) {
 	if mount, err := blockdev.MountOf(string(system), dev); err == nil {
 		h.FileSystem = &mount
 	}
 	var st unix.Statx_t
-	if err := unix.Statx(fd, "", unix.AT_EMPTY_PATH, unix.STATX_BASIC_STATS, &st); err == nil {
-		h.DAX = st.Attributes&unix.STATX_ATTR_DAX != 0
+	if err := unix.Statx(fd, "", unix.AT_EMPTY_PATH, unix.STATX_BASIC_STATS, &st); err != nil {
+		return
+	}
+	h.DAX = st.Attributes&unix.STATX_ATTR_DAX != 0
+	if fs := h.FileSystem; fs != nil && st.Mode&unix.S_IFMT == unix.S_IFDIR {
+		h.DAX = fs.Has("dax") || fs.Has("dax=always")
 	}
 }
 

@@ -150,7 +150,7 @@ func TestHealthOf(t *testing.T) {
 		t.Errorf("%+v", h)
 	}
 	dir := t.TempDir()
-	if h, err = HealthOf(dir, onDIMMs(t, dir).System()); err != nil || h.Kind != "" || h.Pages != nil || len(h.DIMMs) != 2 {
+	if h, err = HealthOf(dir, onDIMMs(t, dir).System()); err != nil || h.Kind != "" || h.Pages != nil || len(h.DIMMs) != 2 || !h.DAX {
 		t.Errorf("a directory without a pool: %+v, %v", h, err)
 	}
 	if _, err := HealthOf(filepath.Join(dir, "missing"), nvdimm.Host); !errors.Is(err, os.ErrNotExist) {

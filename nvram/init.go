@@ -86,7 +86,7 @@ func (i *initialisation) create() error {
 }
 
 func (i *initialisation) createPath() error {
-	if i.Kind == KindDevDAX {
+	if i.Kind == KindDevDAX || filepath.Dir(i.Path) == "/dev" {
 		return errors.New("there is no such device; 'ndctl create-namespace -m devdax' makes one")
 	}
 	if i.Layout == LayoutSingle {

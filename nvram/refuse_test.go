@@ -203,6 +203,17 @@ func TestInitRefusesDirectoryInUse(t *testing.T) {
 	}
 }
 
+// A device that is not there is not made up for by a directory of its name.
+func TestInitMakesNoDevice(t *testing.T) {
+	const missing = "/dev/dax-that-is-not-there"
+	if err := Init(InitOptions{Path: missing}); err == nil || !strings.Contains(err.Error(), "no such device") {
+		t.Errorf("%v", err)
+	}
+	if _, err := os.Stat(missing); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("something was made: %v", err)
+	}
+}
+
 func TestInitRefusesBadOptions(t *testing.T) {
 	dir := shmDir(t)
 	file := filepath.Join(dir, "file")

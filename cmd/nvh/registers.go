@@ -120,7 +120,7 @@ func (a *app) showRegisters(name string, system nvdimm.System) error {
 			}
 		}
 	}
-	labels, err := system.OpenLabels(name, false)
+	labels, err := system.OpenLabels(name)
 	if err == nil {
 		r.Labels = &labelArea{nvram.Bytes(labels.Size()), nvram.Bytes(labels.Transfer())}
 		err = labels.Close()
@@ -161,7 +161,7 @@ func printRegisters(a *app, r registers) error {
 }
 
 func (a *app) readLabels(dimm string, o registerOptions) (err error) {
-	labels, err := nvdimm.System(o.system).OpenLabels(dimm, false)
+	labels, err := nvdimm.System(o.system).OpenLabels(dimm)
 	if err != nil {
 		return err
 	}

@@ -46,16 +46,14 @@ type Labels struct {
 	ioctl    ioctl
 }
 
-// OpenLabels opens a DIMM's label storage area. It takes the rights to open /dev/nmemN, for writing if writable is set.
-func (s System) OpenLabels(dimm string, writable bool) (*Labels, error) {
+// OpenLabels opens a DIMM's label storage area. It takes the rights to open /dev/nmemN for writing, even if only to read: the
+// kernel takes the ioctls that read, by their numbers, for commands to the bus that change something (__nd_ioctl in
+// drivers/nvdimm/bus.c), and refuses them on a file opened read-only.
+func (s System) OpenLabels(dimm string) (*Labels, error) {
 	if _, err := s.DIMM(dimm); err != nil {
 		return nil, err
 	}
-	flag := os.O_RDONLY
-	if writable {
-		flag = os.O_RDWR
-	}
-	f, err := os.OpenFile(s.path("dev", dimm), flag, 0)
+	f, err := os.OpenFile(s.path("dev", dimm), os.O_RDWR, 0)
 	if err != nil {
 		return nil, fmt.Errorf("open the registers of %s: %w", dimm, err)
 	}

@@ -15,7 +15,7 @@ import (
 // such regions are taken offline for the write and put back online afterwards, however it ends. That
 // is refused, with ErrInUse, while anything has their memory mounted, mapped or open.
 func (s System) WriteLabels(dimm string, p []byte, offset int64, force bool) (err error) {
-	l, err := s.OpenLabels(dimm, true)
+	l, err := s.OpenLabels(dimm)
 	if err != nil {
 		return err
 	}
