@@ -99,6 +99,10 @@ func (l Launch) ramObject(ram *Backing) string {
 	if ram.Offset != 0 {
 		object += fmt.Sprintf(",offset=%d", uint64(ram.Offset))
 	}
+	if ram.Align != 0 {
+		// Only addresses that are aligned alike in the file and in QEMU can be mapped by huge pages.
+		object += fmt.Sprintf(",align=%d", uint64(ram.Align))
+	}
 	return object
 }
 

@@ -215,7 +215,7 @@ func (v *VM) runtime(incoming bool) (qemu.Runtime, error) {
 	if err := v.pool.Verify(region); err != nil {
 		return rt, fmt.Errorf("%s: %w", v.Name(), err)
 	}
-	rt.RAM = &qemu.Backing{Path: region.Path, Offset: region.Offset}
+	rt.RAM = &qemu.Backing{Path: region.Path, Offset: region.Offset, Align: v.pool.Info().Unit}
 	return rt, nil
 }
 
