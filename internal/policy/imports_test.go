@@ -25,7 +25,7 @@ var confined = map[string]string{
 	"C":        "libnvram",
 	"net/http": "api",
 	"os/exec":  "bench/suite cmd/nvh kmod lab/... qemu",
-	"testing":  "qemu/qemutest qmp/qmptest",
+	"testing":  "lab/labtest qemu/qemutest qmp/qmptest",
 	"unsafe":   "api kmod/modulecheck lab/... libnvram libnvram/handles nvram nvram/nvdimm pod/kmod pod/signal vm/saver",
 
 	"log":       "", // log/slog, handed down
