@@ -23,6 +23,7 @@ import (
 	"path/filepath"
 
 	"github.com/nv-hypervisor/nv-hypervisor/internal/durable"
+	"github.com/nv-hypervisor/nv-hypervisor/kmod"
 	"github.com/nv-hypervisor/nv-hypervisor/lab/debian"
 	"github.com/nv-hypervisor/nv-hypervisor/lab/system"
 )
@@ -108,6 +109,9 @@ func (h *Host) make(ctx context.Context) error {
 	}
 	h.config.Kernel, h.config.Root = s.Kernel.Image, s.Root
 	if h.config.QEMU, err = outerQEMU(ctx); err != nil {
+		return err
+	}
+	if h.config.Module, err = kmod.Build(ctx, cache, s.Kernel.Release); err != nil {
 		return err
 	}
 	if err := system.MakeImage(ctx, h.path(diskFile), "", int64(h.config.Options.Disk)); err != nil {

@@ -80,7 +80,7 @@ func (h *Host) installProduct(ctx context.Context) error {
 		size += n + n/8
 	}
 	p := h.config.Options.plan()
-	if p.POD = p.POD && h.config.Module != ""; p.POD {
+	if p.POD {
 		n, err := copyProgram(filepath.Join(work, plan.Module), h.config.Module)
 		if err != nil {
 			return err

@@ -71,7 +71,7 @@ func TestCommand(t *testing.T) {
 			Extra: []string{"-device", "virtio-balloon-pci"},
 		}, Runtime{
 			Dir: "/run/nvh/a,b", Log: "/var/log/q,x.log", ConsoleLog: "/var/log/c,x.log", Incoming: true, User: "nobody",
-			RAM: &Backing{Path: "/dev/dax0,0", Offset: 4 * nvram.MiB},
+			RAM: &Backing{Path: "/dev/dax0,0", Offset: 4 * nvram.MiB, Align: nvram.Alignment},
 		}},
 		{"bridge", Guest{Memory: 2 * nvram.MiB, Machine: "pc", Accel: "tcg", Nets: []Net{{Type: "bridge", Device: "br0"}}},
 			Runtime{Dir: "/run/nvh/vm", RAM: &Backing{Path: "/pool/ram"}}},

@@ -76,7 +76,7 @@ var rooms = []room{
 	{"lab/plan", ""},
 	{"lab/inside", "lab/agent lab/plan"},
 	{"lab/system", "lab/debian lab/emulator lab/guest lab/guest/initramfs lab/kernel lab/plan"},
-	{"lab", "internal/durable lab/agent lab/debian lab/emulator lab/kernel lab/plan lab/system nvram qmp"},
+	{"lab", "internal/durable kmod lab/agent lab/debian lab/emulator lab/kernel lab/plan lab/system nvram qmp"},
 	{"lab/labtest", "lab lab/guest lab/plan vm"},
 	{"lab/scenario", ""},
 	{"cmd/nvh-lab", "internal/terminal lab lab/agent lab/kernel lab/plan nvram"},

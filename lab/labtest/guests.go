@@ -169,8 +169,14 @@ func (h *Host) Lost(name string) {
 	})
 }
 
-// Outage announces a power outage.
-func (h *Host) Outage() {
+// NMI raises the interrupt of the power-outage detector.
+func (h *Host) NMI() {
+	h.t.Helper()
+	h.must(h.Host.NMI(h.ctx))
+}
+
+// PowerFail sends nvhd the signal that a UPS daemon sends, for a host without the kernel module.
+func (h *Host) PowerFail() {
 	h.t.Helper()
 	h.Run("sh", "-c", "kill -PWR $(pidof nvhd)")
 }

@@ -2,7 +2,7 @@
 //
 //	h := labtest.Start(t, lab.Options{})
 //	h.Launch("db")
-//	h.Outage()
+//	h.NMI()
 //	h.AwaitSaved("db")
 //	h.Cut()
 //	h.PowerOn()

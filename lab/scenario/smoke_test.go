@@ -19,7 +19,7 @@ func TestPowerCut(t *testing.T) {
 	if accel := h.Info("db").Accel; accel != "kvm" {
 		t.Errorf("the guest runs under %s, want kvm", accel)
 	}
-	h.Outage()
+	h.NMI()
 	h.AwaitSaved("db", "web")
 	h.Cut()
 	h.PowerOn()
