@@ -100,8 +100,7 @@ func (l Launch) ramObject(ram *Backing) string {
 		object += fmt.Sprintf(",offset=%d", uint64(ram.Offset))
 	}
 	if ram.Align != 0 {
-		// Without it a DAX device is refused ("backing store align is larger than
-		// 'align' option"), and a DAX file is mapped in small pages.
+		// Only addresses that are aligned alike in the file and in QEMU can be mapped by huge pages.
 		object += fmt.Sprintf(",align=%d", uint64(ram.Align))
 	}
 	return object

@@ -46,7 +46,7 @@ type DiskRef struct {
 type Backing struct {
 	Path   string      // file or device
 	Offset nvram.Bytes // of the RAM in it; other than 0 only with FeatureOffset
-	Align  nvram.Bytes // of its address in QEMU, a power of two; 0: that of a page
+	Align  nvram.Bytes // of the RAM in QEMU's address space, a power of two; 0: QEMU's choice, which is a small page for a file
 }
 
 // Runtime is what differs between two runs of one Launch.
