@@ -12,6 +12,7 @@ import (
 	"sync"
 
 	"github.com/nv-hypervisor/nv-hypervisor/internal/durable"
+	"github.com/nv-hypervisor/nv-hypervisor/nvram"
 	"github.com/nv-hypervisor/nv-hypervisor/vm"
 )
 
@@ -32,8 +33,12 @@ func OpenStore(dir string) (*Store, error) {
 	return &Store{dir: dir}, nil
 }
 
-// Put stores a timeline, replacing one of the same id.
+// Put stores a timeline, replacing one of the same id. The id may come from a save
+// record in a pool from anywhere, and is refused unless it is a plain name.
 func (s *Store) Put(t Timeline) error {
+	if err := nvram.CheckName(t.ID); err != nil {
+		return fmt.Errorf("store a timeline: %w: %w", vm.ErrInvalid, err)
+	}
 	content, err := json.MarshalIndent(t, "", "  ")
 	if err != nil {
 		return err
