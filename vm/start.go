@@ -47,7 +47,7 @@ func (v *VM) Start(ctx context.Context, discard bool) error {
 	case s != Saved && !s.restartable():
 		return v.wrongState("start", "")
 	case v.Process() != nil:
-		return v.wrongState("start", "Its QEMU still waits for the outage to end: nvh outage clear")
+		return v.startStopped(ctx, discard)
 	case s == Held && image:
 		return WithRemedy(fmt.Errorf("%s: start: %w: %s", v.Name(), ErrRefused, v.Info().Reason),
 			"Remove the cause and run nvh restore "+v.Name()+", or give the image up with nvh start --discard-image "+v.Name()+".")
@@ -63,6 +63,24 @@ func (v *VM) Start(ctx context.Context, discard bool) error {
 		return err
 	}
 	return v.coldBoot(ctx, "")
+}
+
+// startStopped continues a VM whose QEMU a save has stopped, where the end of the
+// outage could not.
+func (v *VM) startStopped(ctx context.Context, discard bool) error {
+	lasts, err := v.env.Saver.InOutage()
+	switch {
+	case err != nil:
+		return err
+	case lasts:
+		return v.wrongState("start", "Its QEMU still waits for the outage to end: nvh outage clear")
+	case discard:
+		return v.wrongState("start", "Its QEMU is still there: continue it with nvh start, without --discard-image.")
+	}
+	if err := v.setIntent(IntentRunning); err != nil {
+		return err
+	}
+	return v.goOn(ctx)
 }
 
 func (v *VM) hasImage() bool {
