@@ -226,10 +226,11 @@ func TestNoRoomToKeep(t *testing.T) {
 	check(t, r.env.Saver.Clear())
 	v.mapping.Store(record.SlotOffset+100, []byte("other"))
 	v.mapping.Store(record.SlotOffset+100+2<<20, []byte("other"))
-	_, err := r.pool.Alloc(nvram.Request{Name: "filler", Size: r.pool.Info().LargestFree, Use: nvram.UseUser})
+	// The RAM would find its place, the state region not.
+	_, err := r.pool.Alloc(nvram.Request{Name: "filler", Size: r.pool.Info().LargestFree - 16*nvram.MiB, Use: nvram.UseUser})
 	check(t, err)
 	v.recover(t, HeldBack)
-	if info := v.Info(); !strings.Contains(info.Reason, "no room") || info.Image.Valid || info.Image.Refusal == "" {
+	if info := v.Info(); !strings.Contains(info.Reason, "full") || len(info.Kept) != 0 || info.Image == nil || info.Image.Valid || info.Image.Refusal == "" {
 		t.Errorf("reason %q, image %+v", info.Reason, info.Image)
 	}
 	wantError(t, v.Start(testContext(t), false), ErrRefused)
