@@ -7,17 +7,20 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
 
 	"github.com/nv-hypervisor/nv-hypervisor/internal/durable"
-	"github.com/nv-hypervisor/nv-hypervisor/nvram"
 	"github.com/nv-hypervisor/nv-hypervisor/vm"
 )
 
 // keepTimelines is how many timelines are kept on disk; the oldest go first.
 const keepTimelines = 1000
+
+// idForm is a time and a kind, in any case a plain file name.
+var idForm = regexp.MustCompile(`^[0-9][0-9A-Za-z.-]{0,62}$`)
 
 // Store keeps timelines in a folder, one JSON file each, written durably.
 type Store struct {
@@ -36,8 +39,8 @@ func OpenStore(dir string) (*Store, error) {
 // Put stores a timeline, replacing one of the same id. The id may come from a save
 // record in a pool from anywhere, and is refused unless it is a plain name.
 func (s *Store) Put(t Timeline) error {
-	if err := nvram.CheckName(t.ID); err != nil {
-		return fmt.Errorf("store a timeline: %w: %w", vm.ErrInvalid, err)
+	if !idForm.MatchString(t.ID) {
+		return fmt.Errorf("store a timeline: id %q: %w", t.ID, vm.ErrInvalid)
 	}
 	content, err := json.MarshalIndent(t, "", "  ")
 	if err != nil {
