@@ -18,6 +18,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -40,25 +41,31 @@ type Fleet interface {
 
 // Controller follows outages.
 type Controller struct {
-	saver  *saver.Saver
-	store  *Store
-	fleet  Fleet
-	clock  *Clock
-	log    *slog.Logger
-	done   chan struct{}
-	resume int // guests continued at once
+	saver   *saver.Saver
+	store   *Store
+	fleet   Fleet
+	clock   *Clock
+	log     *slog.Logger
+	done    chan struct{}
+	resume  int // guests continued at once
+	writing sync.WaitGroup
 
 	clearing sync.Mutex // one Clear at a time
 
 	mu      sync.Mutex // guards what follows
 	active  *Timeline
-	waiters []chan Timeline
+	noted   chan struct{} // closed when an outage was noted, and then replaced
+	kept    chan struct{} // closed when the last timeline was stored, or could not be
+	waiters map[chan Timeline]bool
 }
 
 // New starts following the saver's outages; the controller ends when the saver is
 // closed, and Wait waits for that.
 func New(s *saver.Saver, store *Store, fleet Fleet, clock *Clock, log *slog.Logger, parallel int) *Controller {
-	c := &Controller{saver: s, store: store, fleet: fleet, clock: clock, log: log, done: make(chan struct{}), resume: max(1, parallel)}
+	c := &Controller{
+		saver: s, store: store, fleet: fleet, clock: clock, log: log, resume: max(1, parallel),
+		done: make(chan struct{}), noted: make(chan struct{}), waiters: map[chan Timeline]bool{},
+	}
 	go func() {
 		defer close(c.done)
 		c.follow()
@@ -74,29 +81,37 @@ func (c *Controller) follow() {
 				return
 			}
 			c.noteOutage(r)
-		case <-c.saver.PowerBack():
-			c.powerIsBack()
+		case id := <-c.saver.PowerBack():
+			c.powerIsBack(id)
 		}
 	}
 }
 
-// powerIsBack ends the outage that a detector said is over. The outage itself was
-// told of before, but perhaps not read yet.
-func (c *Controller) powerIsBack() {
-	select {
-	case r, open := <-c.saver.Outages():
-		if open {
+// powerIsBack ends the outage that a detector said is over, and no other: its
+// operator may have ended it already, and another may have begun.
+func (c *Controller) powerIsBack(id string) {
+	for len(c.saver.Outages()) > 0 { // it was told of before, but perhaps not read yet
+		if r, open := <-c.saver.Outages(); open {
 			c.noteOutage(r)
 		}
-	default:
 	}
-	if _, err := c.Clear(context.Background()); err != nil && !errors.Is(err, ErrNoOutage) {
+	c.clearing.Lock()
+	defer c.clearing.Unlock()
+	active := c.Active()
+	if active == nil || active.ID != id {
+		return
+	}
+	if _, err := c.clear(context.Background(), active); err != nil {
 		c.log.Error("continue after power came back", "error", err)
 	}
 }
 
-// Wait returns when the saver is closed and its last outage has been noted.
-func (c *Controller) Wait() { <-c.done }
+// Wait returns when the saver is closed, its last outage has been noted and what
+// there was to store is stored.
+func (c *Controller) Wait() {
+	<-c.done
+	c.writing.Wait()
+}
 
 // Active is the timeline of the outage in progress, or nil.
 func (c *Controller) Active() *Timeline {
@@ -105,14 +120,18 @@ func (c *Controller) Active() *Timeline {
 	return c.active
 }
 
-// noteOutage takes note of a finished sequence.
+// noteOutage takes note of a finished sequence, or of a VM that joined one late.
 func (c *Controller) noteOutage(r *saver.Result) {
 	t := c.clock.Timeline(r)
+	if active := c.Active(); active != nil && active.ID == t.ID {
+		t = active.with(t)
+	} else {
+		c.fleet.Notify("outage-begin", "", map[string]string{"id": t.ID, "source": t.Source})
+	}
 	// The timeline first: darkness may be near, and whoever sees a VM saved may ask for it.
-	if err := c.store.Put(t); err != nil {
+	if err := c.keep(t); err != nil {
 		c.log.Error("keep the timeline", "outage", t.ID, "error", err)
 	}
-	c.fleet.Notify("outage-begin", "", map[string]string{"id": t.ID, "source": t.Source})
 	for _, v := range r.VMs {
 		if m := c.fleet.VM(v.Name); m != nil {
 			m.NoteSaved(v, r.ID)
@@ -121,12 +140,51 @@ func (c *Controller) noteOutage(r *saver.Result) {
 	c.fleet.Notify("outage-committed", "", map[string]string{"id": t.ID, "outcome": t.Outcome})
 	c.log.Warn("outage", "id", t.ID, "source", t.Source, "outcome", t.Outcome, "duration", t.Duration.Duration())
 	c.mu.Lock()
+	defer c.mu.Unlock()
 	c.active = &t
-	for _, w := range c.waiters {
+	for w := range c.waiters {
 		w <- t
 	}
-	c.waiters = nil
+	clear(c.waiters)
+	close(c.noted)
+	c.noted = make(chan struct{})
+}
+
+// with is the timeline of an outage that more VMs have joined.
+func (t Timeline) with(late Timeline) Timeline {
+	t.VMs = slices.Concat(t.VMs, late.VMs)
+	if late.Outcome != "saved" {
+		t.Outcome = late.Outcome
+	}
+	t.Close()
+	return t
+}
+
+// keepLimit is how long a disk may take to store a timeline before guests no
+// longer wait for it.
+const keepLimit = 2 * time.Second
+
+// keep stores a timeline. It may go on to do so after it has returned; then the
+// next one waits, so that the last word stays.
+func (c *Controller) keep(t Timeline) error {
+	result, done := make(chan error, 1), make(chan struct{})
+	c.mu.Lock()
+	before := c.kept
+	c.kept = done
 	c.mu.Unlock()
+	c.writing.Go(func() {
+		defer close(done)
+		if before != nil {
+			<-before
+		}
+		result <- c.store.Put(t)
+	})
+	select {
+	case err := <-result:
+		return err
+	case <-time.After(keepLimit):
+		return fmt.Errorf("the state directory's disk does not answer within %s", keepLimit)
+	}
 }
 
 // Simulate announces an outage as a detector would and returns its timeline once
@@ -135,8 +193,13 @@ func (c *Controller) Simulate(ctx context.Context) (Timeline, error) {
 	event := saver.Now()
 	w := make(chan Timeline, 1)
 	c.mu.Lock()
-	c.waiters = append(c.waiters, w)
+	c.waiters[w] = true
 	c.mu.Unlock()
+	defer func() {
+		c.mu.Lock()
+		delete(c.waiters, w)
+		c.mu.Unlock()
+	}()
 	err := c.saver.Simulate(ctx, event)
 	if errors.Is(err, saver.ErrOutage) {
 		err = vm.WithRemedy(fmt.Errorf("%w: %w", err, vm.ErrState), "End it with nvh outage clear.")
@@ -149,39 +212,79 @@ func (c *Controller) Simulate(ctx context.Context) (Timeline, error) {
 		return t, nil
 	case <-ctx.Done():
 		return Timeline{}, ctx.Err()
+	case <-c.done:
+		return Timeline{}, saver.ErrClosed
 	}
 }
 
 // Clear says that power is back. Every guest the outage stopped continues in
 // place, highest priority first, and its image is void; whatever could not be
-// started during the outage is started now.
+// started during the outage is started now. When the saves are not over yet, Clear
+// waits for them.
 func (c *Controller) Clear(ctx context.Context) (Timeline, error) {
 	c.clearing.Lock()
 	defer c.clearing.Unlock()
-	c.mu.Lock()
-	active := c.active
-	c.mu.Unlock()
-	if active == nil {
-		return Timeline{}, vm.WithRemedy(fmt.Errorf("%w: %w", ErrNoOutage, vm.ErrState), "Nothing to clear.")
+	active, err := c.current(ctx)
+	if err != nil {
+		return Timeline{}, err
 	}
+	return c.clear(ctx, active)
+}
+
+// current is the outage in progress; it waits for one that is not noted yet.
+func (c *Controller) current(ctx context.Context) (*Timeline, error) {
+	for {
+		c.mu.Lock()
+		active, noted := c.active, c.noted
+		c.mu.Unlock()
+		if active != nil {
+			return active, nil
+		}
+		lasts, err := c.saver.InOutage()
+		if err != nil {
+			return nil, err
+		}
+		if !lasts {
+			return nil, vm.WithRemedy(fmt.Errorf("%w: %w", ErrNoOutage, vm.ErrState), "Nothing to clear.")
+		}
+		select {
+		case <-noted:
+		case <-c.done:
+			return nil, saver.ErrClosed
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+}
+
+// clear ends an outage; c.clearing is held.
+func (c *Controller) clear(ctx context.Context, active *Timeline) (Timeline, error) {
 	back := saver.Now()
 	if err := c.saver.Clear(); err != nil {
 		return Timeline{}, err
 	}
-	c.mu.Lock()
-	c.active = nil
-	c.mu.Unlock()
-	t := *active
+	t := *c.retire(active)
 	t.Outcome = "resumed in place"
-	t.VMs = append([]VMTimeline(nil), t.VMs...)
+	t.VMs = slices.Clone(t.VMs)
 	err := c.continueAll(ctx, &t)
-	t.Steps = append(t.Steps, Step{Name: "clear", Start: since(t.EventNS, back), End: since(t.EventNS, saver.Now())})
+	t.Steps = append(slices.Clone(t.Steps), Step{Name: "clear", Start: since(t.EventNS, back), End: since(t.EventNS, saver.Now())})
 	c.fleet.Notify("outage-clear", "", map[string]string{"id": t.ID})
-	if kept := c.store.Put(t); kept != nil {
+	if kept := c.keep(t); kept != nil {
 		kept = vm.WithRemedy(fmt.Errorf("power is back and the guests go on, but the timeline is not kept: %w", kept), "Make room in the state directory, or make it writable.")
 		err = errors.Join(err, kept)
 	}
 	return t, err
+}
+
+// retire makes an outage no longer the active one, unless that is the next one
+// already. It returns its timeline with all that have joined it.
+func (c *Controller) retire(ended *Timeline) *Timeline {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.active != nil && c.active.ID == ended.ID {
+		ended, c.active = c.active, nil
+	}
+	return ended
 }
 
 // continueAll continues what the outage stopped or kept from starting.

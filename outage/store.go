@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -17,6 +18,9 @@ import (
 
 // keepTimelines is how many timelines are kept on disk; the oldest go first.
 const keepTimelines = 1000
+
+// idForm is a time and a kind, in any case a plain file name.
+var idForm = regexp.MustCompile(`^[0-9][0-9A-Za-z.-]{0,62}$`)
 
 // Store keeps timelines in a folder, one JSON file each, written durably.
 type Store struct {
@@ -32,8 +36,12 @@ func OpenStore(dir string) (*Store, error) {
 	return &Store{dir: dir}, nil
 }
 
-// Put stores a timeline, replacing one of the same id.
+// Put stores a timeline, replacing one of the same id. The id may come from a save
+// record in a pool from anywhere, and is refused unless it is a plain name.
 func (s *Store) Put(t Timeline) error {
+	if !idForm.MatchString(t.ID) {
+		return fmt.Errorf("store a timeline: id %q: %w", t.ID, vm.ErrInvalid)
+	}
 	content, err := json.MarshalIndent(t, "", "  ")
 	if err != nil {
 		return err

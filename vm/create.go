@@ -146,33 +146,45 @@ func (v *VM) allocate() error {
 	if err != nil {
 		return fmt.Errorf("%s: reserve NVRAM: %w", v.Name(), err)
 	}
-	if err := v.mapState(); err != nil {
+	m, err := v.mapState()
+	if err != nil {
 		return errors.Join(err, v.unallocate())
 	}
-	err = record.Format(v.mapping, record.Identity{
+	err = record.Format(m, record.Identity{
 		VM: v.file.UUID, Name: v.Name(), RAM: regions[0].ID, RAMSize: regions[0].Size, SlotSize: v.def.StateSize,
 	})
+	var area *record.Area
 	if err == nil {
-		v.area, err = record.Open(v.mapping)
+		area, err = record.Open(m)
 	}
 	if err != nil {
-		return errors.Join(fmt.Errorf("%s: %w", v.Name(), err), v.unallocate())
+		return errors.Join(fmt.Errorf("%s: %w", v.Name(), err), m.Close(), v.unallocate())
 	}
+	v.setArea(m, area)
 	return nil
 }
 
-func (v *VM) mapState() (err error) {
-	if v.mapping, err = v.pool.Map(v.stateName()); err != nil {
-		return fmt.Errorf("%s: map the state region: %w", v.Name(), err)
+func (v *VM) mapState() (*nvram.Mapping, error) {
+	m, err := v.pool.Map(v.stateName())
+	if err != nil {
+		return nil, fmt.Errorf("%s: map the state region: %w", v.Name(), err)
 	}
-	if err := v.mapping.Populate(); err != nil { // no page fault shall wait in a save
-		v.unmapState()
-		return fmt.Errorf("%s: %w", v.Name(), err)
+	if err := m.Populate(); err != nil { // no page fault shall wait in a save
+		return nil, errors.Join(fmt.Errorf("%s: %w", v.Name(), err), m.Close())
 	}
-	return nil
+	return m, nil
+}
+
+// setArea changes what Info looks at.
+func (v *VM) setArea(m *nvram.Mapping, area *record.Area) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.mapping, v.area = m, area
 }
 
 func (v *VM) unmapState() {
+	v.mu.Lock()
+	defer v.mu.Unlock()
 	if v.mapping != nil {
 		v.mapping.Close()
 		v.mapping, v.area = nil, nil
@@ -229,14 +241,16 @@ func (v *VM) openArea() error {
 	if err != nil {
 		return fmt.Errorf("%s: %w", v.Name(), err)
 	}
-	if err := v.mapState(); err != nil {
+	m, err := v.mapState()
+	if err != nil {
 		return err
 	}
-	if v.area, err = record.Open(v.mapping); err != nil {
-		v.unmapState()
-		return fmt.Errorf("%s: %w", v.Name(), err)
+	area, err := record.Open(m)
+	if err != nil {
+		return errors.Join(fmt.Errorf("%s: %w", v.Name(), err), m.Close())
 	}
-	if id := v.area.Identity(); id.VM != v.file.UUID {
+	v.setArea(m, area)
+	if id := area.Identity(); id.VM != v.file.UUID {
 		v.unmapState()
 		return fmt.Errorf("%s: the pool holds the VM with UUID %s, the definition is of %s: %w", v.Name(), id.VM, v.file.UUID, ErrInvalid)
 	}
@@ -301,8 +315,6 @@ func (v *VM) Remove(discard bool) error {
 	if v.pool == nil {
 		return nil
 	}
-	v.mu.Lock()
-	defer v.mu.Unlock()
 	names := append(v.kept(), v.ramName(), v.stateName())
 	v.unmapState()
 	return v.pool.Free(names...)

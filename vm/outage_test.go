@@ -193,6 +193,10 @@ func TestNotSaved(t *testing.T) {
 	check(t, v.ResumeInPlace(testContext(t)))
 	v.expect(t, Running)
 	v.NoteSaved(failed, "x")
+	wantError(t, v.Start(testContext(t), true), ErrState)
+	check(t, v.Start(testContext(t), false)) // or when its operator wants it
+	v.expect(t, Running)
+	v.NoteSaved(failed, "x")
 	wantError(t, v.Stop(testContext(t), false, 0), ErrState)
 	wantError(t, v.Remove(false), ErrState)
 	check(t, v.Stop(testContext(t), true, 0))

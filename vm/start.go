@@ -8,7 +8,6 @@ import (
 	"os"
 	"time"
 
-	"github.com/nv-hypervisor/nv-hypervisor/nvram"
 	"github.com/nv-hypervisor/nv-hypervisor/qemu"
 	"github.com/nv-hypervisor/nv-hypervisor/vm/record"
 	"github.com/nv-hypervisor/nv-hypervisor/vm/saver"
@@ -47,7 +46,7 @@ func (v *VM) Start(ctx context.Context, discard bool) error {
 	case s != Saved && !s.restartable():
 		return v.wrongState("start", "")
 	case v.Process() != nil:
-		return v.wrongState("start", "Its QEMU still waits for the outage to end: nvh outage clear")
+		return v.startStopped(ctx, discard)
 	case s == Held && image:
 		return WithRemedy(fmt.Errorf("%s: start: %w: %s", v.Name(), ErrRefused, v.Info().Reason),
 			"Remove the cause and run nvh restore "+v.Name()+", or give the image up with nvh start --discard-image "+v.Name()+".")
@@ -63,6 +62,24 @@ func (v *VM) Start(ctx context.Context, discard bool) error {
 		return err
 	}
 	return v.coldBoot(ctx, "")
+}
+
+// startStopped continues a VM whose QEMU a save has stopped, where the end of the
+// outage could not.
+func (v *VM) startStopped(ctx context.Context, discard bool) error {
+	lasts, err := v.env.Saver.InOutage()
+	switch {
+	case err != nil:
+		return err
+	case lasts:
+		return v.wrongState("start", "Its QEMU still waits for the outage to end: nvh outage clear")
+	case discard:
+		return v.wrongState("start", "Its QEMU is still there: continue it with nvh start, without --discard-image.")
+	}
+	if err := v.setIntent(IntentRunning); err != nil {
+		return err
+	}
+	return v.goOn(ctx)
 }
 
 func (v *VM) hasImage() bool {
@@ -360,19 +377,21 @@ func (v *VM) abandon(p *qemu.Process) error {
 // another name, and the VM new ones.
 func (v *VM) keepAside() error {
 	aside := v.asideName()
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	if free := v.pool.Info().LargestFree; free < v.def.Memory {
-		return WithRemedy(fmt.Errorf("%s: the pool has no room to keep the refused image aside: %w", v.Name(), nvram.ErrFull),
-			"Free space in the pool, or give the image up with nvh start --discard-image "+v.Name()+".")
-	}
+	names := map[string]string{v.ramName(): aside + ".ram", v.stateName(): aside + ".state"}
 	v.unmapState()
-	if err := v.pool.Rename(map[string]string{
-		v.ramName(): aside + ".ram", v.stateName(): aside + ".state",
-	}); err != nil {
+	if err := v.pool.Rename(names); err != nil {
 		return errors.Join(fmt.Errorf("%s: keep the image aside: %w", v.Name(), err), v.openArea())
 	}
-	return v.allocate()
+	err := v.allocate()
+	if err == nil {
+		return nil
+	}
+	back := map[string]string{}
+	for old, new := range names {
+		back[new] = old
+	}
+	err = errors.Join(fmt.Errorf("%s: keep the refused image aside: %w", v.Name(), err), v.pool.Rename(back), v.openArea())
+	return WithRemedy(err, "Free space in the pool, or give the image up with nvh start --discard-image "+v.Name()+".")
 }
 
 // asideName is a name for a refused image that is still free: NAME.kept-GENERATION.

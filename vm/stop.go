@@ -199,7 +199,5 @@ func (v *VM) Close() {
 	v.mu.Unlock()
 	v.forget()
 	v.watchers.Wait()
-	v.mu.Lock()
-	defer v.mu.Unlock()
 	v.unmapState()
 }

@@ -3,7 +3,9 @@
 package durable
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 )
@@ -42,10 +44,19 @@ func WriteFile(path string, content []byte, mode os.FileMode) (err error) {
 
 // MkdirAll makes a directory and its parents, durably.
 func MkdirAll(path string, mode os.FileMode) error {
-	if err := os.MkdirAll(path, mode); err != nil {
-		return err
+	path = filepath.Clean(path)
+	parent := filepath.Dir(path)
+	if _, err := os.Stat(parent); errors.Is(err, fs.ErrNotExist) {
+		if err := MkdirAll(parent, mode); err != nil {
+			return err
+		}
 	}
-	return SyncDir(filepath.Dir(path))
+	if err := os.Mkdir(path, mode); err != nil {
+		if st, e := os.Stat(path); e != nil || !st.IsDir() {
+			return err
+		}
+	}
+	return SyncDir(parent)
 }
 
 // RemoveAll removes a tree, durably.

@@ -200,7 +200,7 @@ func (s *Saver) tellPowerBack() {
 	}
 	s.powerBack = false
 	select {
-	case s.back <- struct{}{}:
+	case s.back <- string(s.trigger.id[:s.trigger.idLen]):
 	default:
 	}
 }
@@ -259,6 +259,15 @@ func (s *Saver) Save(ctx context.Context, only *Target) (*Result, error) {
 		return nil
 	})
 	return result, err
+}
+
+// InOutage tells whether an outage lasts; it waits for the end of a save.
+func (s *Saver) InOutage() (lasts bool, err error) {
+	err = s.call(context.Background(), func() error {
+		lasts = s.active
+		return nil
+	})
+	return lasts, err
 }
 
 // Clear ends an outage: from now on guests may run again. It lowers the threads

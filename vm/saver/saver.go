@@ -90,8 +90,8 @@ type Saver struct {
 	epoll  int
 	wake   int // eventfd
 	done   chan struct{}
-	outage chan *Result  // completed outage sequences, for the outage controller
-	back   chan struct{} // power is back, for the outage controller
+	outage chan *Result // completed outage sequences, for the outage controller
+	back   chan string  // power is back, for the outage controller
 	tests  chan TestResult
 
 	mu       sync.Mutex
@@ -129,7 +129,7 @@ func New(config Config) (*Saver, error) {
 		config: config,
 		done:   make(chan struct{}),
 		outage: make(chan *Result, 64), // adopted VMs have one each
-		back:   make(chan struct{}, 1),
+		back:   make(chan string, 1),
 		tests:  make(chan TestResult, 16),
 		byFD:   make(map[int32]*Target),
 		events: make([]unix.EpollEvent, 64),
@@ -174,8 +174,9 @@ type TestResult struct {
 // Tests delivers Test events. Those nobody takes are dropped.
 func (s *Saver) Tests() <-chan TestResult { return s.tests }
 
-// PowerBack delivers the news that power is back during an outage. Clear ends it.
-func (s *Saver) PowerBack() <-chan struct{} { return s.back }
+// PowerBack delivers the news that power is back during an outage, and the id of
+// that outage. Clear ends it.
+func (s *Saver) PowerBack() <-chan string { return s.back }
 
 // SetHardware says what the host can do, nil for nothing. It is called before
 // the first VM that needs it is attached.
