@@ -3,6 +3,7 @@ package labtest
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -17,7 +18,7 @@ const patience = 3 * time.Minute
 // parameters of the guests' kernel: a small pattern in memory, so that all of it is checked in little time.
 const parameters = "nvh.mem=24"
 
-// Launch creates a guest that runs the workload on a disk of its own, starts it and waits until it runs. flags are further ones of
+// Launch creates a guest that runs the workload on a disk of its own, and starts it. flags are further ones of
 // nvh create; --volatile makes it one that has its memory in DRAM.
 func (h *Host) Launch(name string, flags ...string) {
 	h.t.Helper()
@@ -28,7 +29,14 @@ func (h *Host) Launch(name string, flags ...string) {
 		"--kernel", plan.Guest + "/vmlinuz", "--initrd", plan.Guest + "/initrd", "--cmdline", cmdline}
 	h.Run(append(create, flags...)...)
 	h.guests[name] = &guestState{}
-	h.AwaitTicks(name, 3)
+}
+
+// AwaitRunning waits until guests have booted and their workload has gone on for a while.
+func (h *Host) AwaitRunning(names ...string) {
+	h.t.Helper()
+	for _, name := range names {
+		h.AwaitTicks(name, 3)
+	}
 }
 
 // AwaitTicks waits until a guest has printed n more ticks.
@@ -157,16 +165,25 @@ func (h *Host) Type(name, line string) {
 	h.Run("sh", "-c", fmt.Sprintf("(echo %s; sleep 1) | timeout -s INT 2 nvh console %s >/dev/null 2>&1 || true", line, name))
 }
 
-// Lost checks that a volatile VM did not survive the power cut.
+// Lost waits until a guest prints again after a power cut, and checks that it knows nothing of what was before.
 func (h *Host) Lost(name string) {
 	h.t.Helper()
-	h.poll("VM "+name+" to be stopped", patience, func() (bool, error) {
-		info, err := h.info(name)
-		if err == nil && (info.PID != 0 || info.Image != nil) {
-			err = fmt.Errorf("it is %s, with process %d and image %v", info.State, info.PID, info.Image)
+	before := h.guests[name].last
+	h.poll(name+" to boot", patience, func() (bool, error) {
+		ticks, err := h.ticks(name)
+		if err != nil || len(ticks) == 0 || ticks[len(ticks)-1].BootID == before.BootID {
+			return false, err
 		}
-		return err == nil && info.State == vm.Stopped, err
+		first := slices.IndexFunc(ticks, func(t guest.Tick) bool { return t.BootID != before.BootID })
+		if ticks[first].Count != 1 {
+			err = fmt.Errorf("its first count is %d", ticks[first].Count)
+		}
+		h.guests[name].last = ticks[len(ticks)-1]
+		return err == nil, err
 	})
+	if info := h.Info(name); info.Image != nil {
+		h.t.Errorf("%s has an image: %v", name, info.Image)
+	}
 }
 
 // NMI raises the interrupt of the power-outage detector.

@@ -2,6 +2,7 @@
 //
 //	h := labtest.Start(t, lab.Options{})
 //	h.Launch("db")
+//	h.AwaitRunning("db")
 //	h.NMI()
 //	h.AwaitSaved("db")
 //	h.Cut()

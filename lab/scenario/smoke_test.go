@@ -16,6 +16,7 @@ func TestPowerCut(t *testing.T) {
 	h.Launch("db", "--priority", "10")
 	h.Launch("web")
 	h.Launch("scratch", "--volatile")
+	h.AwaitRunning("db", "web", "scratch")
 	if accel := h.Info("db").Accel; accel != "kvm" {
 		t.Errorf("the guest runs under %s, want kvm", accel)
 	}
