@@ -185,15 +185,3 @@ func (h *Host) Lost(name string) {
 		h.t.Errorf("%s has an image: %v", name, info.Image)
 	}
 }
-
-// NMI raises the interrupt of the power-outage detector.
-func (h *Host) NMI() {
-	h.t.Helper()
-	h.must(h.Host.NMI(h.ctx))
-}
-
-// PowerFail sends nvhd the signal that a UPS daemon sends, for a host without the kernel module.
-func (h *Host) PowerFail() {
-	h.t.Helper()
-	h.Run("sh", "-c", "kill -PWR $(pidof nvhd)")
-}
