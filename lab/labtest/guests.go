@@ -185,3 +185,21 @@ func (h *Host) Lost(name string) {
 		h.t.Errorf("%s has an image: %v", name, info.Image)
 	}
 }
+
+// Fate is what became of a guest in a power cut.
+type Fate struct {
+	Resumed bool
+	Reason  string // why it was booted cold, if it was not resumed
+}
+
+// Fate waits until nvhd has decided about a VM after a power cut. A guest that was resumed must be intact; one that was not must
+// have been booted cold, with a reason. Anything else ends the test.
+func (h *Host) Fate(name string) Fate {
+	h.t.Helper()
+	h.AwaitState(name, vm.Running)
+	if reason := h.Info(name).Reason; reason != "" {
+		return Fate{Reason: reason}
+	}
+	h.Continued(name)
+	return Fate{Resumed: true}
+}
