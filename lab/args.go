@@ -38,10 +38,14 @@ func (h *Host) args() []string {
 		"-nodefaults", "-no-user-config", "-display", "none", "-vga", "none", "-rtc", "base=utc",
 		"-kernel", h.config.Kernel, "-initrd", initramfsFile, "-append", cmdline,
 	}
+	unarmed := "off"
+	if o.Unarmed {
+		unarmed = "on"
+	}
 	for n, d := range o.NVDIMMs {
 		args = append(args,
 			"-object", fmt.Sprintf("memory-backend-file,id=nvram%d,share=on,mem-path=%s,size=%d", n, NVDIMMFile(n), d.Size+labelSize),
-			"-device", fmt.Sprintf("nvdimm,id=nvdimm%d,memdev=nvram%d,label-size=%d", n, n, labelSize))
+			"-device", fmt.Sprintf("nvdimm,id=nvdimm%d,memdev=nvram%d,label-size=%d,unarmed=%s", n, n, labelSize, unarmed))
 	}
 	// The order of the disks is that in lab/inside.
 	args = append(args, drive("system", h.config.Root, true)...)

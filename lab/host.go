@@ -169,9 +169,16 @@ func (h *Host) Remove() error {
 	return errors.Join(h.Cut(), os.RemoveAll(h.folder))
 }
 
-// SetDetector says whether the next boot loads the kernel module of the outage detector.
+// SetDetector says whether the next boots load the kernel module of the outage detector.
 func (h *Host) SetDetector(load bool) error {
 	h.config.Options.NoDetector = !load
+	return h.save()
+}
+
+// SetArmed says whether the NVDIMMs are healthy at the next boots. One that is not armed says so in its flags, and
+// Linux makes it read-only.
+func (h *Host) SetArmed(armed bool) error {
+	h.config.Options.Unarmed = !armed
 	return h.save()
 }
 

@@ -41,6 +41,7 @@ type Options struct {
 	Disk        nvram.Bytes   `json:"disk"`             // of the disk that holds /var and survives cuts; default 4 GiB, sparse
 	Config      string        `json:"config,omitempty"` // more lines for nvhd.toml, before the pools
 	NoDetector  bool          `json:"no_detector"`      // boot without the kernel module of the outage detector
+	Unarmed     bool          `json:"unarmed"`          // the NVDIMMs say that they could not keep what is written to them
 }
 
 // Defaults.

@@ -127,6 +127,16 @@ func (h *Host) NMI(ctx context.Context) error {
 	return h.monitor(ctx, func(c *qmp.Client) error { return c.Execute(ctx, "inject-nmi", nil, nil) })
 }
 
+// Pause stops the host and its clock, as if time stood still, until Unpause.
+func (h *Host) Pause(ctx context.Context) error {
+	return h.monitor(ctx, func(c *qmp.Client) error { return c.Execute(ctx, "stop", nil, nil) })
+}
+
+// Unpause lets time go on.
+func (h *Host) Unpause(ctx context.Context) error {
+	return h.monitor(ctx, func(c *qmp.Client) error { return c.Execute(ctx, "cont", nil, nil) })
+}
+
 // monitor uses the outer QEMU's monitor.
 func (h *Host) monitor(ctx context.Context, use func(*qmp.Client) error) error {
 	if !h.On() {

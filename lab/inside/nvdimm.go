@@ -32,7 +32,11 @@ func (h *host) setUpNVDIMMs() error {
 		if err := makeFileSystem(device); err != nil {
 			return fmt.Errorf("NVDIMM %d: %w", n, err)
 		}
-		if err := mount(device, h.plan.PoolPath(n), "ext4", 0, "dax=always"); err != nil {
+		err := mount(device, h.plan.PoolPath(n), "ext4", 0, "dax=always")
+		if errors.Is(err, unix.EROFS) || errors.Is(err, unix.EACCES) { // an NVDIMM that is not armed; noload: no journal is replayed on it
+			err = mount(device, h.plan.PoolPath(n), "ext4", unix.MS_RDONLY, "dax=always,noload")
+		}
+		if err != nil {
 			return fmt.Errorf("NVDIMM %d: %w", n, err)
 		}
 	}

@@ -186,14 +186,20 @@ func (h *Host) Lost(name string) {
 	}
 }
 
-// NMI raises the interrupt of the power-outage detector.
-func (h *Host) NMI() {
-	h.t.Helper()
-	h.must(h.Host.NMI(h.ctx))
+// Fate is what became of a guest in a power cut.
+type Fate struct {
+	Resumed bool
+	Reason  string // why it was booted cold, if it was not resumed
 }
 
-// PowerFail sends nvhd the signal that a UPS daemon sends, for a host without the kernel module.
-func (h *Host) PowerFail() {
+// Fate waits until nvhd has decided about a VM after a power cut. A guest that was resumed must be intact; one that was not must
+// have been booted cold, with a reason. Anything else ends the test.
+func (h *Host) Fate(name string) Fate {
 	h.t.Helper()
-	h.Run("sh", "-c", "kill -PWR $(pidof nvhd)")
+	h.AwaitState(name, vm.Running)
+	if reason := h.Info(name).Reason; reason != "" {
+		return Fate{Reason: reason}
+	}
+	h.Continued(name)
+	return Fate{Resumed: true}
 }

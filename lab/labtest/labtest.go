@@ -39,29 +39,67 @@ type guestState struct {
 	last guest.Tick // the last that was seen
 }
 
-// limit bounds a whole scenario.
-const limit = 15 * time.Minute
-
 // Start makes a host and boots it.
 func Start(t testing.TB, o lab.Options) *Host {
 	t.Helper()
 	if o.Bin == "" {
 		o.Bin = Programs(t)
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), limit)
-	t.Cleanup(cancel)
+	ctx := contextOf(t)
 	folder := Folder(t)
 	inner, err := lab.Create(ctx, filepath.Join(folder, "host"), o)
 	if err != nil {
 		t.Fatal(err)
 	}
-	h := Adopt(ctx, t, inner)
+	h := adopt(ctx, t, inner)
 	h.PowerOn()
 	return h
 }
 
-// Adopt takes over a host whose power is off, such as one that lab.Host.CutCopy has made.
-func Adopt(ctx context.Context, t testing.TB, inner *lab.Host) *Host {
+// contextOf ends shortly before the test program would be ended by its -timeout, so that no host is left behind.
+func contextOf(t testing.TB) context.Context {
+	const margin = time.Minute
+	ctx, cancel := context.WithCancel(context.Background())
+	if d, ok := t.(interface{ Deadline() (time.Time, bool) }); ok {
+		if end, limited := d.Deadline(); limited {
+			ctx, cancel = context.WithDeadline(context.Background(), end.Add(-margin))
+		}
+	}
+	t.Cleanup(cancel)
+	return ctx
+}
+
+// CutCopy returns a host whose power was cut at this instant, while h goes on; see lab.Host.CutCopy. Adopt examines it.
+func (h *Host) CutCopy() *lab.Host {
+	h.t.Helper()
+	copied, _, err := h.Host.CutCopy(h.ctx, filepath.Join(filepath.Dir(h.Host.Folder()), "cut"))
+	h.must(err)
+	return copied
+}
+
+// Seen is the last that each guest has printed.
+type Seen map[string]guest.Tick
+
+// Seen is what is known of the guests now.
+func (h *Host) Seen() Seen {
+	seen := Seen{}
+	for name, g := range h.guests {
+		seen[name] = g.last
+	}
+	return seen
+}
+
+// Adopt gives a copy of a power cut to a test, which removes it at its end, and says what its guests had printed before.
+func Adopt(t testing.TB, copied *lab.Host, seen Seen) *Host {
+	h := adopt(contextOf(t), t, copied)
+	for name, last := range seen {
+		h.guests[name] = &guestState{last: last}
+	}
+	return h
+}
+
+// adopt takes over a host whose power is off.
+func adopt(ctx context.Context, t testing.TB, inner *lab.Host) *Host {
 	inner.Tie()
 	h := &Host{Host: inner, t: t, ctx: ctx, guests: map[string]*guestState{}}
 	t.Cleanup(h.end)
