@@ -6,7 +6,7 @@ STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 TEST_TIMEOUT ?= 60m
 TEST_FLAGS ?=
 
-.PHONY: all build deps guest-image test demo bench soak lint docs install libnvram install-libnvram clean
+.PHONY: all build deps guest-image test demo bench soak lab-test lab-cuts lint docs install libnvram install-libnvram clean
 
 all: build
 
@@ -33,6 +33,13 @@ bench: deps build guest-image
 
 soak: deps build guest-image
 	$(GO) run ./bench -soak
+
+# Whole emulated hosts: every kernel, QEMU and kind of NVDIMM; the plug pulled at many instants.
+lab-test: deps build
+	$(GO) test -tags lab -timeout $(TEST_TIMEOUT) -count=1 -v -skip Cuts $(TEST_FLAGS) ./lab/scenario
+
+lab-cuts: deps build
+	$(GO) test -tags lab -timeout $(TEST_TIMEOUT) -count=1 -v -run Cuts $(TEST_FLAGS) ./lab/scenario
 
 lint:
 	@unformatted=$$(gofmt -l .); if [ -n "$$unformatted" ]; then echo "run gofmt -w on: $$unformatted" >&2; exit 1; fi
