@@ -6,7 +6,7 @@ STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 TEST_TIMEOUT ?= 60m
 TEST_FLAGS ?=
 
-.PHONY: all build deps guest-image test demo bench soak lint docs install libnvram install-libnvram clean
+.PHONY: all build deps guest-image test lab-test lab-cuts demo bench soak lint docs install libnvram install-libnvram clean
 
 all: build
 
@@ -25,6 +25,15 @@ guest-image:
 test: deps build lint
 	$(GO) test -timeout $(TEST_TIMEOUT) $(TEST_FLAGS) ./...
 
+# Whole emulated hosts: every kernel, QEMU and kind of NVDIMM, and outages that go wrong.
+lab-test: deps build
+	$(GO) test -tags lab -timeout 3h -v -skip '^TestCuts$$' $(TEST_FLAGS) ./lab/scenario
+
+# The plug at the worst moment: CUTS power cuts of an emulated host, and what became of its guests by instant.
+CUTS ?= 200
+lab-cuts: deps build
+	$(GO) test -tags lab -timeout 12h -v -run '^TestCuts$$' $(TEST_FLAGS) ./lab/scenario -args -cuts $(CUTS)
+
 demo: deps build guest-image
 	$(GO) run ./lab/cmd/demo
 
@@ -37,6 +46,7 @@ soak: deps build guest-image
 lint:
 	@unformatted=$$(gofmt -l .); if [ -n "$$unformatted" ]; then echo "run gofmt -w on: $$unformatted" >&2; exit 1; fi
 	$(GO) vet ./...
+	$(GO) vet -tags lab ./lab/...
 	$(GO) run $(STATICCHECK) ./...
 
 # Generated documents: the command reference among them.

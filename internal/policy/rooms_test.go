@@ -77,7 +77,7 @@ var rooms = []room{
 	{"lab/inside", "lab/agent lab/plan"},
 	{"lab/system", "lab/debian lab/emulator lab/guest lab/guest/initramfs lab/kernel lab/plan"},
 	{"lab", "internal/durable kmod lab/agent lab/debian lab/emulator lab/kernel lab/plan lab/system nvram qmp"},
-	{"lab/labtest", "lab lab/guest lab/plan vm"},
+	{"lab/labtest", "lab lab/guest lab/plan outage vm"},
 	{"lab/scenario", ""},
 	{"cmd/nvh-lab", "internal/terminal lab lab/agent lab/kernel lab/plan nvram"},
 	{"lab/cmd/lab-fetch", "lab/debian lab/emulator lab/guest"},
