@@ -25,6 +25,15 @@ guest-image:
 test: deps build lint
 	$(GO) test -timeout $(TEST_TIMEOUT) $(TEST_FLAGS) ./...
 
+# Whole emulated hosts: every kernel, QEMU and kind of NVDIMM, and outages that go wrong.
+lab-test: deps build
+	$(GO) test -tags lab -timeout 3h -v -skip '^TestCuts$$' $(TEST_FLAGS) ./lab/scenario
+
+# The plug at the worst moment: CUTS power cuts of an emulated host, and what became of its guests by instant.
+CUTS ?= 200
+lab-cuts: deps build
+	$(GO) test -tags lab -timeout 12h -v -run '^TestCuts$$' $(TEST_FLAGS) ./lab/scenario -args -cuts $(CUTS)
+
 demo: deps build guest-image
 	$(GO) run ./lab/cmd/demo
 
@@ -34,16 +43,10 @@ bench: deps build guest-image
 soak: deps build guest-image
 	$(GO) run ./bench -soak
 
-# Whole emulated hosts: every kernel, QEMU and kind of NVDIMM; the plug pulled at many instants.
-lab-test: deps build
-	$(GO) test -tags lab -timeout $(TEST_TIMEOUT) -count=1 -v -skip Cuts $(TEST_FLAGS) ./lab/scenario
-
-lab-cuts: deps build
-	$(GO) test -tags lab -timeout $(TEST_TIMEOUT) -count=1 -v -run Cuts $(TEST_FLAGS) ./lab/scenario
-
 lint:
 	@unformatted=$$(gofmt -l .); if [ -n "$$unformatted" ]; then echo "run gofmt -w on: $$unformatted" >&2; exit 1; fi
 	$(GO) vet ./...
+	$(GO) vet -tags lab ./lab/...
 	$(GO) run $(STATICCHECK) ./...
 
 # Generated documents: the command reference among them.

@@ -5,8 +5,8 @@ set -eu
 
 # make, gcc-12, libelf1, libssl3: the kernel module is built with the compiler of Debian's kernels.
 # qemu-system-x86: the hypervisor. gcc, libc6-dev, pkg-config: the C interface of libnvram and the race detector.
-# xz-utils: unpack kernel modules. iproute2: network namespaces of tests. strace: the order of durable writes in tests. cpio, man-db: read back the initramfs and the man pages in tests.
-packages="qemu-system-x86 make gcc gcc-12 libelf1 libssl3 libc6-dev pkg-config cpio man-db iproute2 strace xz-utils ca-certificates"
+# xz-utils: unpack kernel modules. e2fsprogs: the disks of emulated hosts. iproute2: network namespaces of tests. strace: the order of durable writes in tests. cpio, man-db: read back the initramfs and the man pages in tests.
+packages="qemu-system-x86 make gcc gcc-12 libelf1 libssl3 libc6-dev pkg-config cpio man-db iproute2 strace xz-utils e2fsprogs ca-certificates"
 
 missing() {
 	for package in $packages; do

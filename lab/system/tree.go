@@ -131,7 +131,13 @@ func (t *tree) guest(image guest.Image) error {
 		return err
 	}
 	t.texts[plan.Guest+"/cmdline"] = image.Cmdline + "\n"
+	t.texts[plan.Guest+"/guest.toml"] = definition(image)
 	return t.file(plan.Guest+"/initrd", image.Initrd)
+}
+
+// definition is a small VM for nvh create -f.
+func definition(image guest.Image) string {
+	return fmt.Sprintf("memory = \"192M\"\nkernel = %q\ninitrd = %q\ncmdline = %q\n", plan.Guest+"/vmlinuz", plan.Guest+"/initrd", image.Cmdline)
 }
 
 // program adds a program and the libraries it needs. Those that came with it lie below root, if it is given.
