@@ -110,35 +110,57 @@ func (c *Config) complete() error {
 		c.implicit = true
 		c.Pools = []PoolConfig{{Name: "default", Path: builtinPool}}
 	}
-	for _, dir := range []string{c.StateDir, c.RuntimeDir} {
-		if !filepath.IsAbs(dir) {
-			return fmt.Errorf("configuration: %q is not an absolute path", dir)
-		}
-	}
-	// The longest socket of a VM must fit into sockaddr_un.
-	longest := filepath.Join(c.RuntimeDir, "vms", "x", "emergency.sock")
-	if len(longest) > maxSocketPath {
-		return fmt.Errorf("configuration: runtime_dir %s is too long: a VM's sockets below it would exceed the %d bytes of a unix socket's path; choose a shorter one",
-			c.RuntimeDir, maxSocketPath)
-	}
 	if _, err := signal.Parse(c.Signal); err != nil {
 		return fmt.Errorf("configuration: %w", err)
 	}
 	if c.Park < 0 || time.Duration(c.Park) > kmod.MaxPark {
 		return fmt.Errorf("configuration: park = %q is not between 0s and %v", c.Park, kmod.MaxPark)
 	}
-	seen := map[string]bool{}
-	for _, p := range c.Pools {
+	if c.InFlight < 0 || c.Parallel < 0 {
+		return fmt.Errorf("configuration: in_flight = %d and parallel = %d: neither may be negative; 0 goes by the cores", c.InFlight, c.Parallel)
+	}
+	return errors.Join(c.checkPaths(), c.checkPools())
+}
+
+func (c *Config) checkPaths() error {
+	for _, p := range []struct{ key, path string }{{"state_dir", c.StateDir}, {"runtime_dir", c.RuntimeDir}, {"socket", c.Socket}} {
+		if !filepath.IsAbs(p.path) {
+			return fmt.Errorf("configuration: %s %q is not an absolute path", p.key, p.path)
+		}
+	}
+	if filepath.Clean(c.StateDir) == filepath.Clean(c.RuntimeDir) {
+		return fmt.Errorf("configuration: state_dir and runtime_dir are the same folder %s: one survives a boot and the other need not", c.StateDir)
+	}
+	if len(c.Socket) > maxSocketPath {
+		return fmt.Errorf("configuration: socket %s is longer than the %d bytes of a unix socket's path", c.Socket, maxSocketPath)
+	}
+	// Those of VMs with longer names are checked when a VM is created.
+	shortest := filepath.Join(c.RuntimeDir, "vms", "x", "emergency.sock")
+	if len(shortest) > maxSocketPath {
+		return fmt.Errorf("configuration: runtime_dir %s is too long: a VM's sockets below it would exceed the %d bytes of a unix socket's path; choose a shorter one",
+			c.RuntimeDir, maxSocketPath)
+	}
+	return nil
+}
+
+func (c *Config) checkPools() error {
+	names, paths := map[string]bool{}, map[string]string{}
+	for i := range c.Pools {
+		p := &c.Pools[i]
 		if err := nvram.CheckName(p.Name); err != nil {
 			return fmt.Errorf("configuration: pool name: %w", err)
 		}
-		if seen[p.Name] {
+		if names[p.Name] {
 			return fmt.Errorf("configuration: two pools are named %q", p.Name)
 		}
 		if !filepath.IsAbs(p.Path) {
 			return fmt.Errorf("configuration: path %q of pool %s is not absolute", p.Path, p.Name)
 		}
-		seen[p.Name] = true
+		p.Path = filepath.Clean(p.Path)
+		if other := paths[p.Path]; other != "" {
+			return fmt.Errorf("configuration: pools %s and %s are both at %s", other, p.Name, p.Path)
+		}
+		names[p.Name], paths[p.Path] = true, p.Name
 	}
 	return nil
 }

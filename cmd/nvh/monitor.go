@@ -15,8 +15,10 @@ func (a *app) monitorCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use: "monitor NAME [HMP-WORD… | --qmp JSON]", Short: "Send one command to the monitor of a VM's QEMU",
 		Long: `Monitor sends one line to QEMU's human monitor, or one QMP command, and prints the
-answer. Words that begin with a dash go behind --. It is meant for looking; commands
-that change the machine can make its saved image unusable.`,
+answer. Words that begin with a dash go behind --. It is meant for looking: commands
+that look are passed (info, query-…), and while the guest runs also its buttons, such
+as system_powerdown, sendkey and nmi. All others are refused, because they could make
+the image worthless that an outage saves.`,
 		Example: "  nvh monitor web info status\n  nvh monitor web --qmp '{\"execute\":\"query-block\"}'",
 		Args:    cobra.MinimumNArgs(1), ValidArgsFunction: a.oneVM,
 		RunE: func(cmd *cobra.Command, args []string) error {
