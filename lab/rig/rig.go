@@ -54,6 +54,7 @@ type Rig struct {
 	image  guest.Image
 	client *api.Client
 	daemon *exec.Cmd
+	ended  chan error // gets how the daemon ended
 }
 
 // limit bounds waits that nobody else bounds.
@@ -165,15 +166,22 @@ func (r *Rig) Start(ctx context.Context) error {
 	if err := cmd.Start(); err != nil {
 		return fmt.Errorf("rig: start nvhd: %w", err)
 	}
-	r.daemon = cmd
+	r.daemon, r.ended = cmd, make(chan error, 1)
+	ended := make(chan struct{})
+	go func() {
+		r.ended <- cmd.Wait()
+		close(ended)
+	}()
 	client, err := api.NewClient(r.Socket)
 	if err != nil {
 		return err
 	}
 	r.client = client
 	return r.poll(ctx, "nvhd to answer", func() (bool, error) {
-		if !alive(cmd.Process.Pid) {
+		select {
+		case <-ended:
 			return false, fmt.Errorf("nvhd ended: %s", r.lastLog())
+		default:
 		}
 		s, err := client.Status(ctx)
 		return err == nil && s.PID == cmd.Process.Pid, nil
@@ -209,7 +217,7 @@ func (r *Rig) KillDaemon() {
 		return
 	}
 	r.daemon.Process.Kill()
-	r.daemon.Wait()
+	<-r.ended
 	r.daemon = nil
 	if r.client != nil {
 		r.client.Close()
@@ -221,7 +229,7 @@ func (r *Rig) Stop() error {
 	if err := r.daemon.Process.Signal(syscall.SIGTERM); err != nil {
 		return err
 	}
-	err := r.daemon.Wait()
+	err := <-r.ended
 	r.daemon = nil
 	return err
 }
@@ -263,21 +271,14 @@ func (r *Rig) killQEMUs() error {
 	return fmt.Errorf("rig: QEMUs %v do not die", r.QEMUs())
 }
 
-// alive tells whether a process runs; a zombie does not. A program that executes itself again, as nvhd does, can look like
-// a zombie while its other threads end, so only one that stays it counts.
+// alive tells whether a process runs; a zombie does not.
 func alive(pid int) bool {
-	for range 5 {
-		stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-		if err != nil {
-			return false
-		}
-		rest := stat[bytes.LastIndexByte(stat, ')')+1:]
-		if !bytes.HasPrefix(bytes.TrimSpace(rest), []byte("Z")) {
-			return true
-		}
-		time.Sleep(5 * time.Millisecond)
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return false
 	}
-	return false
+	rest := stat[bytes.LastIndexByte(stat, ')')+1:]
+	return !bytes.HasPrefix(bytes.TrimSpace(rest), []byte("Z"))
 }
 
 // Close cuts the power for good and removes everything.
