@@ -37,6 +37,7 @@
  *     EMEDIUMTYPE      something else is there
  *     ENXIO            truncated: a part of the pool or the region is missing
  *     ESTALE           the region's file was replaced by another
+ *     EHWPOISON        the memory has lost data, or will in the next power cut
  *     EUCLEAN          the pool's metadata is corrupt
  *     EPROTONOSUPPORT  a newer version made the pool
  *     ENOTSUP          the process is a child made by fork(2) after the library was loaded

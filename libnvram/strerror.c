@@ -23,6 +23,7 @@ static const struct {
 	{EMEDIUMTYPE, "not an NVRAM pool: something else is there; choose another path, or `nvh nvram init --force` if nobody needs it"},
 	{ENXIO, "truncated: a part of the pool or the region is missing; restore the file or device to its size, or free the region"},
 	{ESTALE, "the region's file was replaced by another; restore the whole pool, or free the region"},
+	{EHWPOISON, "the memory has lost data, or will in the next power cut; see `nvh nvram health`, and put it in order or choose another pool"},
 	{EUCLEAN, "the pool is corrupt; keep a copy, and look at it with `nvh nvram check` and `nvh nvram dump`"},
 	{EPROTONOSUPPORT, "a newer version made the pool; open it with that version of libnvram"},
 	{ENOTSUP, "not supported, as after fork(2); load the library behind the fork, or start another program with execve(2)"},

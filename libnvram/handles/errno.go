@@ -5,6 +5,8 @@ import (
 	"os"
 	"syscall"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/nv-hypervisor/nv-hypervisor/nvram"
 )
 
@@ -32,6 +34,7 @@ var codes = []struct {
 	{nvram.ErrInvalidName, syscall.EINVAL},
 	{nvram.ErrReadOnly, syscall.EROFS},
 	{nvram.ErrReplaced, syscall.ESTALE},
+	{nvram.ErrUnhealthy, syscall.Errno(unix.EHWPOISON)},
 	{ErrNotOpen, syscall.EBADF},
 	{ErrNotMapped, syscall.EFAULT},
 	{ErrNotOurs, syscall.EPERM},
