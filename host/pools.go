@@ -31,8 +31,29 @@ func (h *Host) openPools() {
 		h.warn("imported pools are not opened: %v", err)
 	}
 	for _, c := range imported {
+		if h.configured(c) {
+			continue
+		}
 		h.addPool(&pool{name: c.Name, path: c.Path, system: h.config.system, imported: true})
 	}
+}
+
+// configured tells whether an imported pool has found its way into the
+// configuration. One that clashes with it is not opened.
+func (h *Host) configured(imported PoolConfig) bool {
+	for _, c := range h.config.Pools {
+		switch {
+		case c == imported, c.Name == imported.Name && c.Path == imported.Path:
+			return true
+		case c.Path == imported.Path:
+			h.warn("imported pool %s is configured as pool %s: give it the name %s there, by which its VMs know it", imported.Name, c.Name, imported.Name)
+			return true
+		case c.Name == imported.Name:
+			h.warn("imported pool %s at %s is not opened: another pool of that name is configured at %s; rename that one", imported.Name, imported.Path, c.Path)
+			return true
+		}
+	}
+	return false
 }
 
 func (h *Host) addPool(p *pool) {
@@ -109,24 +130,46 @@ func (h *Host) ImportPool(ctx context.Context, path, name string) ([]vm.Info, er
 	imported := []vm.Info{}
 	var errs []error
 	for _, found := range vm.Discover(p) {
-		if h.VM(found.Name) != nil {
-			continue
-		}
-		v, err := vm.Import(h.env, p, found, p.name)
+		v, err := h.importVM(p, found)
 		if err != nil {
 			errs = append(errs, err)
+		}
+		if v == nil {
 			continue
 		}
-		h.mu.Lock()
-		h.vms[v.Name()] = v
-		delete(h.broken, v.Name())
-		h.mu.Unlock()
 		if _, _, err := v.Recover(ctx); err != nil {
 			errs = append(errs, err)
 		}
 		imported = append(imported, v.Info())
 	}
 	return imported, errors.Join(errs...)
+}
+
+// importVM takes over one VM; it returns nil for one that this host has already.
+func (h *Host) importVM(p *pool, found vm.Found) (*vm.VM, error) {
+	h.mu.Lock()
+	have, taken := h.vms[found.Name], h.creating[found.Name]
+	if have == nil && !taken {
+		h.creating[found.Name] = true
+	}
+	h.mu.Unlock()
+	switch {
+	case have != nil && have.Info().UUID == found.UUID():
+		return nil, nil
+	case have != nil || taken:
+		return nil, vm.WithRemedy(fmt.Errorf("VM %s of pool %s: another VM has that name: %w", found.Name, p.name, vm.ErrExists),
+			"Move or remove the other one, and import the pool again.")
+	}
+	v, err := vm.Import(h.env, p, found, p.name)
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	delete(h.creating, found.Name)
+	if err != nil {
+		return nil, err
+	}
+	h.vms[found.Name] = v
+	delete(h.broken, found.Name)
+	return v, nil
 }
 
 func (h *Host) openImport(path, name string) (*pool, error) {

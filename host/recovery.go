@@ -3,6 +3,7 @@ package host
 import (
 	"context"
 	"fmt"
+	"strings"
 	"sync"
 	"time"
 
@@ -117,8 +118,9 @@ func (h *Host) rebuildTimelines() {
 		}
 		t := lost[last.ID]
 		if t == nil {
+			_, kind, _ := strings.Cut(last.ID, "-")
 			t = &outage.Timeline{
-				ID: last.ID, Kind: "outage", Source: "rebuilt from the save records", Event: last.Event,
+				ID: last.ID, Kind: kind, Source: "rebuilt from the save records", Event: last.Event,
 				EventNS: last.EventNS, BootID: last.BootID, Outcome: "saved",
 			}
 			lost[last.ID] = t

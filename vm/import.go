@@ -67,6 +67,9 @@ func inspect(pool Pool, r nvram.Region, name string) Found {
 	return f
 }
 
+// UUID tells it from another VM of its name.
+func (f Found) UUID() string { return f.uuid.String() }
+
 // Used tells whether the VM ever ran, so that its regions hold something.
 func (f Found) Used() bool { return f.used }
 
