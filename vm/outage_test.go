@@ -147,6 +147,7 @@ func TestDeathOfAPausedVolatileVM(t *testing.T) {
 	eventually(t, "its end is noted", func() bool { return v.State() == Failed })
 	v.note(result)
 	v.expect(t, Failed)
+	eventually(t, "its end is dealt with", func() bool { return !errors.Is(v.Unpause(testContext(t)), ErrBusy) })
 	wantError(t, v.Unpause(testContext(t)), ErrState)
 	v.setState(Paused, "") // however it came to that
 	wantError(t, v.Unpause(testContext(t)), ErrState, "paused")

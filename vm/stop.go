@@ -36,7 +36,8 @@ func (v *VM) Stop(ctx context.Context, force bool, timeout time.Duration) error 
 	if s != Running && !force {
 		return v.wrongState("stop", "Its guest does not run and cannot power off: nvh resume it first, or use --force.")
 	}
-	was, had := v.intent(), v.hasImage() // of a paused VM
+	// Only a VM that is paused can have an image that is not an outage's of just now.
+	was, had := v.intent(), s != Running && v.hasImage()
 	if err := v.setIntent(IntentStopped); err != nil {
 		return err
 	}
