@@ -182,6 +182,12 @@ func (r *rig) cut(v *VM) *VM {
 	return r.open(v.Name(), !v.Volatile())
 }
 
+// settle waits until whoever works on the VM by itself, as after the death of its QEMU, is done; its new state shows earlier.
+func (v *VM) settle() {
+	v.op.Lock()
+	defer v.op.Unlock()
+}
+
 // recover is a daemon's start for one VM.
 func (v *VM) recover(t testing.TB, want Outcome) {
 	t.Helper()

@@ -113,6 +113,7 @@ func TestPausedWithAnImage(t *testing.T) {
 			err := unix.Kill(v.Process().PID(), unix.SIGKILL)
 			eventually(t, "its end is noted", func() bool { return v.Process() == nil })
 			eventually(t, "it is saved", func() bool { return v.State() == Saved })
+			v.settle()
 			return Saved, err
 		},
 	} {

@@ -130,6 +130,7 @@ func TestDeathAfterTheCommit(t *testing.T) {
 		check(t, unix.Kill(v.Process().PID(), unix.SIGKILL))
 		eventually(t, "its end is noted", func() bool { return v.Process() == nil })
 		eventually(t, "it is saved", func() bool { return v.State() == Saved })
+		v.settle()
 		v.note(result)
 		r.clear(v)
 		v.expect(t, Running)
@@ -147,7 +148,7 @@ func TestDeathOfAPausedVolatileVM(t *testing.T) {
 	eventually(t, "its end is noted", func() bool { return v.State() == Failed })
 	v.note(result)
 	v.expect(t, Failed)
-	eventually(t, "its end is dealt with", func() bool { return !errors.Is(v.Unpause(testContext(t)), ErrBusy) })
+	v.settle()
 	wantError(t, v.Unpause(testContext(t)), ErrState)
 	v.setState(Paused, "") // however it came to that
 	wantError(t, v.Unpause(testContext(t)), ErrState, "paused")
@@ -168,6 +169,7 @@ func TestDeathAlone(t *testing.T) {
 	}
 	check(t, unix.Kill(v.Process().PID(), unix.SIGKILL))
 	eventually(t, "it is given up", func() bool { return v.State() == Failed && v.Process() == nil })
+	v.settle()
 	check(t, v.Start(testContext(t), false)) // its operator may
 
 	def := small("web")
@@ -175,6 +177,7 @@ func TestDeathAlone(t *testing.T) {
 	held := r.running(def)
 	check(t, unix.Kill(held.Process().PID(), unix.SIGKILL))
 	eventually(t, "it has failed", func() bool { return held.State() == Failed })
+	held.settle()
 	check(t, held.Stop(testContext(t), false, 0)) // that is enough for it to be left alone
 	held = r.reopen(held)
 	held.recover(t, LeftAlone)
