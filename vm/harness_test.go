@@ -94,7 +94,7 @@ func newRig(t testing.TB) *rig {
 	t.Cleanup(s.Close)
 	r.env = &Env{
 		Saver: s, StateDir: filepath.Join(dir, "state"), RuntimeDir: filepath.Join(dir, "run"),
-		QEMU: qemutest.Installed(t).Path, BootID: record.UUID{1}, Log: slog.New(slog.DiscardHandler),
+		QEMU: qemutest.Installed(t).Path, BootID: record.UUID{1}, Log: slog.New(slog.NewTextHandler(t.Output(), nil)),
 		Notify: func(event, vm string, data map[string]string) {
 			r.mu.Lock()
 			r.events = append(r.events, event+" "+vm)
