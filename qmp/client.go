@@ -34,9 +34,8 @@ type Client struct {
 	oob      bool // out-of-band execution was agreed upon
 
 	// Turns to wait for: a token in the channel is a turn taken.
-	writing  chan struct{} // 1: the one that writes to conn
-	inBand   chan struct{} // InFlight: in-band commands outstanding, freed by the reader
-	withFile chan struct{} // 1: a file outstanding, freed by the reader
+	writing chan struct{} // 1: the one that writes to conn; with a file, freed by the reader
+	inBand  chan struct{} // InFlight: in-band commands outstanding, freed by the reader
 
 	done chan struct{} // closed when the reader has ended
 
@@ -125,7 +124,6 @@ func newClient(ctx context.Context, conn connection, maxLine int) (*Client, erro
 		conn:          conn,
 		writing:       make(chan struct{}, 1),
 		inBand:        make(chan struct{}, InFlight),
-		withFile:      make(chan struct{}, 1),
 		done:          make(chan struct{}),
 		session:       fmt.Sprintf("%08x", rand.Uint32()),
 		calls:         map[string]*Call{},

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -301,6 +302,52 @@ func TestExecuteFile(t *testing.T) {
 		}
 	}
 	execute(t, client, "query-version", nil, nil) // the client survives that
+}
+
+// After a command with a file, not one byte is sent until it is answered, whoever wants to.
+func TestNothingFollowsAFile(t *testing.T) {
+	monitor := qmptest.Start(t)
+	asked, answer := make(chan struct{}), make(chan struct{})
+	monitor.HandleRequest("getfd", func(r *qmptest.Request) {
+		close(asked)
+		<-answer
+		r.Reply(nil)
+	})
+	client := dial(t, monitor.Path())
+	var answered atomic.Bool
+	monitor.Handle("query-status", func(json.RawMessage) (any, error) {
+		if !answered.Load() {
+			t.Error("a command came after the file and before its answer")
+		}
+		return nil, nil
+	})
+	file, err := os.Create(filepath.Join(t.TempDir(), "file"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	var sent sync.WaitGroup
+	sent.Go(func() {
+		if err := client.ExecuteFile(testContext(t), "getfd", nil, nil, file); err != nil {
+			t.Error(err)
+		}
+	})
+	<-asked
+	short, cancel := context.WithTimeout(context.Background(), 20*time.Millisecond)
+	defer cancel()
+	if err := client.Execute(short, "query-status", nil, nil); !errors.Is(err, qmp.ErrNotSent) || !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("a command with a file outstanding: %v", err)
+	}
+	for range 3 {
+		sent.Go(func() {
+			if err := client.Execute(testContext(t), "query-status", nil, nil); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	answered.Store(true)
+	close(answer)
+	sent.Wait()
 }
 
 // Each way in which QEMU can break the connection fails every waiting command and

@@ -36,7 +36,7 @@ type Call struct {
 	client   *Client
 	name     string
 	oob      bool
-	withFile bool
+	withFile bool         // it has the writing turn until it is answered
 	reply    chan message // has room for the one reply, so that the reader never waits
 }
 
@@ -66,9 +66,10 @@ func (c *Client) ExecuteOOB(ctx context.Context, command string, args, reply any
 }
 
 // ExecuteFile is Execute with a file that QEMU receives a duplicate of, as getfd
-// and add-fd need. The caller may close f when ExecuteFile returns. One file is under
-// way at a time: QEMU keeps only the last one received, and
-// reads ahead of what it executes.
+// and add-fd need. The caller may close f when ExecuteFile returns. Nothing else is sent until QEMU
+// has answered, not even a newline: QEMU keeps only the last file received, and reads ahead of what it
+// executes, in a thread of its own; while that thread reads one more byte it looks at the files received, which the command that
+// takes one frees at the same time. QEMU 7.2 was seen to die of it (tcp_chr_recv and tcp_get_msgfds in chardev/char-socket.c).
 //
 // The duplicate shares f's offset and status flags. The ends of os.Pipe are non-blocking,
 // which QEMU does not expect of every descriptor.
@@ -118,13 +119,20 @@ func (p *Prepared) Send(ctx context.Context) (*Call, error) {
 		return nil, p.explain(fmt.Errorf("%w: %w", ErrNotSent, err))
 	}
 	if err := c.turn(ctx, c.writing); err != nil {
+		call.withFile = false // it has no turn to give back
 		c.leave(call)
 		return nil, p.explain(fmt.Errorf("%w: %w", ErrNotSent, err))
 	}
-	defer func() { <-c.writing }()
+	if !call.withFile {
+		defer func() { <-c.writing }()
+	}
 	id := c.register(call)
 	copy(p.line[len(idPrefix)+len(`"`):], id)
-	sent, err := c.write(ctx, p.line, p.file)
+	line := p.line
+	if call.withFile {
+		line = line[:len(line)-len("\n")]
+	}
+	sent, err := c.write(ctx, line, p.file)
 	switch {
 	case err == nil:
 		return call, nil
@@ -134,7 +142,7 @@ func (p *Prepared) Send(ctx context.Context) (*Call, error) {
 		}
 		return nil, p.explain(fmt.Errorf("%w: %w", ErrNotSent, err))
 	}
-	err = fmt.Errorf("%w: %s: %d of %d bytes: %w", ErrPartialWrite, p.name, sent, len(p.line), err)
+	err = fmt.Errorf("%w: %s: %d of %d bytes: %w", ErrPartialWrite, p.name, sent, len(line), err)
 	c.fail(err)
 	return nil, p.explain(err)
 }
@@ -178,27 +186,16 @@ func (p *Prepared) explain(err error) error { return fmt.Errorf("qmp: %s: %w", p
 
 // enter waits for the call's place among those outstanding.
 func (c *Client) enter(ctx context.Context, call *Call) error {
-	if call.withFile {
-		if err := c.turn(ctx, c.withFile); err != nil {
-			return err
-		}
-	}
 	if call.oob {
 		return nil
 	}
-	if err := c.turn(ctx, c.inBand); err != nil {
-		if call.withFile {
-			<-c.withFile
-		}
-		return err
-	}
-	return nil
+	return c.turn(ctx, c.inBand)
 }
 
 // leave gives the call's place to another.
 func (c *Client) leave(call *Call) {
 	if call.withFile {
-		<-c.withFile
+		<-c.writing
 	}
 	if !call.oob {
 		<-c.inBand

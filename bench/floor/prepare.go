@@ -107,7 +107,7 @@ func (m *monitor) command(line, id string) error {
 
 // commandFile is command with a descriptor.
 func (m *monitor) commandFile(line, id string, fd int) error {
-	if err := unix.Sendmsg(m.fd, []byte(line+"\n"), unix.UnixRights(fd), nil, 0); err != nil {
+	if err := unix.Sendmsg(m.fd, []byte(line), unix.UnixRights(fd), nil, 0); err != nil {
 		return err
 	}
 	return m.await([]byte(`"id": "` + id + `"`))

@@ -31,6 +31,8 @@ type connection struct {
 
 	mu       sync.Mutex
 	received *os.File // guarded by mu; the last descriptor, until a command wants it
+
+	taking atomic.Pointer[Request] // the command that takes a descriptor, until it is answered
 }
 
 // Request is a command that has arrived.
@@ -56,13 +58,13 @@ func (r *Request) Reply(result any) {
 	if result == nil {
 		result = struct{}{}
 	}
-	r.connection.send(r.identified(map[string]any{"return": result}))
+	r.answer(map[string]any{"return": result})
 }
 
 // Refuse answers the command with an error.
 func (r *Request) Refuse(class, desc string) {
 	refusal := map[string]any{"class": class, "desc": desc}
-	r.connection.send(r.identified(map[string]any{"error": refusal}))
+	r.answer(map[string]any{"error": refusal})
 }
 
 // Fail answers the command with an error: a *Refusal as it is, any other as a GenericError.
@@ -74,12 +76,16 @@ func (r *Request) Fail(err error) {
 	r.Refuse(refusal.Class, refusal.Desc)
 }
 
-func (r *Request) identified(message map[string]any) map[string]any {
+func (r *Request) answer(message map[string]any) {
 	if r.ID != nil {
 		message["id"] = r.ID
 	}
-	return message
+	r.connection.taking.CompareAndSwap(r, nil)
+	r.connection.send(message)
 }
+
+// wantsFile tells whether the command takes a descriptor.
+func (r *Request) wantsFile() bool { return r.Command == "getfd" || r.Command == "add-fd" }
 
 func newConnection(s *Server, conn *net.UnixConn) *connection {
 	return &connection{
@@ -112,6 +118,12 @@ func (c *connection) serve() {
 	if file := c.takeFile(); file != nil {
 		file.Close()
 	}
+}
+
+func (c *connection) hasFile() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.received != nil
 }
 
 // takeFile returns the last descriptor received, nil if none or taken before.
@@ -148,25 +160,61 @@ func (c *connection) read() {
 		if err != nil || n == 0 || !c.mayRead() { // stalled while it waited for input
 			return
 		}
+		if c.taking.Load() != nil {
+			c.server.crash()
+			return
+		}
 		// The kernel ends a read with the message that carries descriptors, so they
 		// came with the last command that begins in it.
 		last := bytes.LastIndexByte(chunk[:n-1], '\n') + 1
-		pending = c.dispatchLines(append(pending, chunk[:last]...))
+		pending = c.dispatchWhole(append(pending, chunk[:last]...))
 		c.receive(rights[:rightsLen])
-		pending = c.dispatchLines(append(pending, chunk[last:n]...))
+		pending = c.dispatchWhole(append(pending, chunk[last:n]...))
 	}
 }
 
-// dispatchLines returns what is left after the last whole line.
-func (c *connection) dispatchLines(input []byte) (rest []byte) {
+// dispatchWhole returns what is left after the last whole command. As in QEMU, a command is whole with its closing
+// brace, and what begins with no brace is an error as far as the end of the line.
+func (c *connection) dispatchWhole(input []byte) (rest []byte) {
 	for {
-		end := bytes.IndexByte(input, '\n')
+		input = bytes.TrimLeft(input, " \t\r\n")
+		end := commandEnd(input)
 		if end < 0 {
 			return input
 		}
-		c.dispatch(input[:end])
-		input = input[end+1:]
+		takesFile := c.dispatch(input[:end])
+		input = input[end:]
+		if takesFile && len(input) > 0 {
+			c.server.crash()
+			return nil
+		}
 	}
+}
+
+// commandEnd is the length of the command that input begins with, or -1 if it is not whole.
+func commandEnd(input []byte) int {
+	if len(input) == 0 || input[0] != '{' {
+		return bytes.IndexByte(input, '\n')
+	}
+	depth, quoted := 0, false
+	for at := 0; at < len(input); at++ {
+		switch b := input[at]; {
+		case quoted && b == '\\':
+			at++
+		case b == '"':
+			quoted = !quoted
+		case quoted:
+		case b == '\n': // within a command that is none
+			return at
+		case b == '{':
+			depth++
+		case b == '}':
+			if depth--; depth == 0 {
+				return at + 1
+			}
+		}
+	}
+	return -1
 }
 
 // mayRead waits while the server is stalled, and is false when the connection is over.
@@ -207,8 +255,8 @@ func (c *connection) receive(rights []byte) {
 	}
 }
 
-// dispatch executes a command at once or puts it in line.
-func (c *connection) dispatch(line []byte) {
+// dispatch executes a command at once or puts it in line, and tells whether it takes a descriptor that is there.
+func (c *connection) dispatch(line []byte) (takesFile bool) {
 	var wire struct {
 		ID      json.RawMessage `json:"id"`
 		Execute string          `json:"execute"`
@@ -217,13 +265,16 @@ func (c *connection) dispatch(line []byte) {
 	}
 	if err := json.Unmarshal(line, &wire); err != nil {
 		(&Request{connection: c}).Refuse("GenericError", "JSON parse error, "+err.Error())
-		return
+		return false
 	}
 	r := &Request{ID: wire.ID, Command: wire.Execute, Args: wire.Args, connection: c}
 	if wire.ExecOOB != "" {
 		r.Command, r.OOB = wire.ExecOOB, true
 	}
 	c.server.arrived(r.Command)
+	if takesFile = r.wantsFile() && c.hasFile(); takesFile {
+		c.taking.Store(r)
+	}
 	switch {
 	case r.Command == "qmp_capabilities":
 		c.negotiate(r)
@@ -236,6 +287,7 @@ func (c *connection) dispatch(line []byte) {
 	default:
 		c.server.execute(r)
 	}
+	return takesFile
 }
 
 func (c *connection) negotiate(r *Request) {

@@ -23,7 +23,8 @@
 // commands execute one after the other and out-of-band ones at once; no more than
 // [ReadAhead] in-band commands are taken on before one is done if out-of-band execution is
 // enabled, one otherwise; of the descriptors received, only the last is kept until
-// a command wants it.
+// a command wants it. QEMU may crash when it reads one byte more, be it a newline, while a command takes the descriptor that came
+// with it (tcp_chr_recv in its chardev/char-socket.c, seen with 7.2); this one always does.
 //
 // A [Machine] has a guest besides, which is stopped, dumped and continued.
 //

@@ -14,7 +14,7 @@ import (
 // give sends a command with a descriptor.
 func (p peer) give(line string, file *os.File) {
 	p.t.Helper()
-	if _, _, err := p.WriteMsgUnix([]byte(line+"\n"), syscall.UnixRights(int(file.Fd())), nil); err != nil {
+	if _, _, err := p.WriteMsgUnix([]byte(line), syscall.UnixRights(int(file.Fd())), nil); err != nil {
 		p.t.Fatal(err)
 	}
 }

@@ -223,6 +223,18 @@ func (s *Server) Die() {
 	s.serving.Wait()
 }
 
+// crash ends this QEMU as the real one may end, when it reads on while a command takes the descriptor that came with it.
+func (s *Server) crash() {
+	s.mu.Lock()
+	s.dead = true
+	current := s.current
+	s.mu.Unlock()
+	s.listener.Close()
+	if current != nil {
+		current.hangup()
+	}
+}
+
 func (s *Server) connection() *connection {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -258,7 +270,7 @@ func (s *Server) arrived(command string) {
 }
 
 func (s *Server) execute(r *Request) {
-	if r.Command == "getfd" || r.Command == "add-fd" {
+	if r.wantsFile() {
 		if r.File = r.connection.takeFile(); r.File != nil {
 			s.own(r.File)
 		}

@@ -132,20 +132,21 @@ func (s *Saver) settleAll(now int64) {
 	}
 }
 
-// passDescriptor rewinds the dump buffer and hands it to QEMU.
+// passDescriptor rewinds the dump buffer and hands it to QEMU. No newline ends the command, and nothing is sent before QEMU has
+// answered it: see qmp.Client.ExecuteFile.
 func (t *Target) passDescriptor() error {
 	if _, err := unix.Seek(t.writer, 0, unix.SEEK_SET); err != nil {
 		return fmt.Errorf("%s: rewind the state buffer: %w", t.Name(), err)
 	}
 	if !t.opt.FileURI {
-		return t.sendWith(`{"execute":"getfd","arguments":{"fdname":"`+fdName+`"},"id":"`+idArm+`"}`+"\n", t.writer)
+		return t.sendWith(`{"execute":"getfd","arguments":{"fdname":"`+fdName+`"},"id":"`+idArm+`"}`, t.writer)
 	}
 	// The set may still hold a descriptor of an earlier connection; an unknown set
 	// is refused, which does no harm and carries another id.
 	if err := t.send([]byte(`{"execute":"remove-fd","arguments":{"fdset-id":` + fdSet + `},"id":"` + idUnset + `"}` + "\n")); err != nil {
 		return err
 	}
-	return t.sendWith(`{"execute":"add-fd","arguments":{"fdset-id":`+fdSet+`},"id":"`+idArm+`"}`+"\n", t.writer)
+	return t.sendWith(`{"execute":"add-fd","arguments":{"fdset-id":`+fdSet+`},"id":"`+idArm+`"}`, t.writer)
 }
 
 func (t *Target) sendWith(line string, fd int) error {
