@@ -84,7 +84,7 @@ var remedies = []struct{ symptom, remedy string }{
 func (m logMark) earlyExit(status string) error {
 	words := m.lastWords()
 	if words == "" {
-		return fmt.Errorf("QEMU ended at once (%s) without a message: see %s", status, m.path)
+		return fmt.Errorf("%w at once (%s) without a message: see %s", ErrDied, status, m.path)
 	}
 	for _, r := range remedies {
 		if strings.Contains(words, r.symptom) {

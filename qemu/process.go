@@ -37,6 +37,9 @@ type Process struct {
 	armed  int64      // fdset of the file handed over by ArmFile, or noFdset
 }
 
+// ErrDied is a QEMU that ended without saying why, as one does that crashed or was killed.
+var ErrDied = errors.New("QEMU ended")
+
 // PID is the process id.
 func (p *Process) PID() int { return p.pid }
 

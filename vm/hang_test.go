@@ -3,6 +3,7 @@ package vm
 import (
 	"context"
 	"errors"
+	"strings"
 	"testing"
 	"time"
 
@@ -62,6 +63,46 @@ func TestHungAtStart(t *testing.T) {
 	v.expectRecord(t, record.StatusSaved, 1)
 	_, err = v.Restore(testContext(t))
 	check(t, err)
+	v.expectQEMU(t, "running")
+}
+
+// A QEMU that dies while it is started or resumed gets a successor, once.
+func TestDeathAtStart(t *testing.T) {
+	r := newRig(t)
+	v := r.create(small("db"))
+	kill := func(times int, verb func() error) error {
+		t.Helper()
+		done := make(chan error, 1)
+		go func() { done <- verb() }()
+		var last int
+		for range times {
+			eventually(t, "there is a QEMU to kill", func() bool {
+				pid, _, err := qemu.Find(qemu.Runtime{Dir: v.runtimeDir()})
+				if err != nil || pid == last {
+					return false
+				}
+				last = pid
+				return unix.Kill(pid, unix.SIGKILL) == nil
+			})
+		}
+		return <-done
+	}
+	start := func() error { return v.Start(testContext(t), false) }
+	restore := func() error { _, err := v.Restore(testContext(t)); return err }
+	check(t, kill(1, start))
+	v.expectQEMU(t, "running")
+	if w := v.Info().Warnings; len(w) != 1 || !strings.Contains(w[0], "once more") {
+		t.Errorf("warnings %q", w)
+	}
+	_, err := v.Save(testContext(t))
+	check(t, err)
+	if kill(2, restore) == nil {
+		t.Error("a third QEMU was started")
+	}
+	v.expect(t, Saved)
+	v.expectRecord(t, record.StatusSaved, 1)
+	check(t, kill(1, restore))
+	v.expectRecord(t, record.StatusRunning, 2)
 	v.expectQEMU(t, "running")
 }
 

@@ -53,7 +53,7 @@ func (v *VM) resume(ctx context.Context) ([]saver.Step, error) {
 	defer cancel()
 	var trace trace
 	v.setState(Restoring, "")
-	err := v.tryResume(ctx, &trace)
+	err := v.twice(func() error { return v.tryResume(ctx, &trace) })
 	switch {
 	case err == nil:
 		state := Running

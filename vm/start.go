@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/nv-hypervisor/nv-hypervisor/qemu"
+	"github.com/nv-hypervisor/nv-hypervisor/qmp"
 	"github.com/nv-hypervisor/nv-hypervisor/vm/record"
 	"github.com/nv-hypervisor/nv-hypervisor/vm/saver"
 )
@@ -97,7 +98,7 @@ func (v *VM) coldBoot(ctx context.Context, why string) error {
 	defer cancel()
 	v.reload()
 	v.setState(Starting, why)
-	err := v.tryBoot(ctx)
+	err := v.twice(func() error { return v.tryBoot(ctx) })
 	if err != nil {
 		v.setState(Failed, err.Error())
 		return err
@@ -366,11 +367,35 @@ func (v *VM) threads(ctx context.Context, p *qemu.Process) ([]saver.Thread, erro
 	return threads, nil
 }
 
+// dyingLimit bounds how long a QEMU whose monitor has hung up may take to be gone.
+const dyingLimit = 100 * time.Millisecond
+
 // abandon ends a QEMU that was never released.
 func (v *VM) abandon(p *qemu.Process) error {
-	err := errors.Join(p.Kill(), p.Close())
+	var died error
+	select {
+	case <-p.Exited():
+		died = fmt.Errorf("%s: %w before its guest could run: %s", v.Name(), qemu.ErrDied, p.ExitReason())
+	case <-time.After(dyingLimit):
+	}
+	err := errors.Join(died, p.Kill(), p.Close())
 	os.Remove(v.runtimePath())
 	return err
+}
+
+// twice tries a start or a resume once more when QEMU has died of it, which the next one need not: QEMU has been seen to crash in
+// its first moments, one time in thousands. A state that QEMU refuses is not tried again.
+func (v *VM) twice(try func() error) error {
+	err := try()
+	refused := errors.Is(err, qemu.ErrLoad) && !errors.Is(err, qmp.ErrDisconnected)
+	if !errors.Is(err, qemu.ErrDied) || refused || v.pool != nil && v.State() == Restoring && !v.hasImage() {
+		return err
+	}
+	v.env.Log.Warn("QEMU died while it was started, trying once more", "vm", v.Name(), "error", err)
+	v.mu.Lock()
+	v.warn("QEMU died while it was started and was started once more: %v", err)
+	v.mu.Unlock()
+	return try()
 }
 
 // keepAside moves a refused image out of the way of a cold boot: its regions get
