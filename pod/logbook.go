@@ -27,16 +27,41 @@ func (l *Logbook) change(connected bool, why string) {
 	l.health.Connected, l.health.Error = connected, why
 }
 
-// Reported notes the last report.
-func (l *Logbook) Reported(r Report) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.health.Last = r
-}
-
 // Health returns what was noted.
 func (l *Logbook) Health() Health {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.health
+}
+
+// Reporter passes on what is new, and notes it. It belongs to one Run and is not safe for concurrent use.
+type Reporter struct {
+	log    *Logbook
+	report func(Report)
+	told   bool
+	last   Report
+}
+
+// Reporter returns one that has told nothing yet.
+func (l *Logbook) Reporter(report func(Report)) *Reporter { return &Reporter{log: l, report: report} }
+
+// Tell passes r on unless it says what the last one did. A report without a time gets one: that of the last if its condition
+// is the same, else now.
+func (p *Reporter) Tell(r Report) {
+	same := p.told && r.Condition == p.last.Condition
+	if same && r.Done == nil && r.Detail == p.last.Detail && r.Runtime == p.last.Runtime && r.Charge == p.last.Charge {
+		return
+	}
+	switch {
+	case !r.At.IsZero():
+	case same:
+		r.At = p.last.At
+	default:
+		r.At = time.Now()
+	}
+	p.last, p.told = r, true
+	p.log.mu.Lock()
+	p.log.health.Last = r
+	p.log.mu.Unlock()
+	p.report(r)
 }

@@ -21,6 +21,8 @@ var rooms = []room{
 	{"internal/version", ""},
 	{"internal/durable", ""},
 	{"internal/terminal", ""},
+	{"internal/connlimit", ""},
+	{"internal/strictjson", ""},
 
 	// One room each: memory that survives, the protocol of QEMU.
 	{"internal/blockdev", ""},
@@ -52,7 +54,7 @@ var rooms = []room{
 	// All VMs.
 	{"outage", "internal/durable vm vm/saver"},
 	{"host", "internal/blockdev internal/durable nvram nvram/nvdimm outage pod pod/kmod pod/signal qemu vm vm/record vm/saver"},
-	{"api", "host nvram outage qemu vm"},
+	{"api", "host internal/connlimit internal/strictjson nvram outage qemu vm"},
 	{"api/apitest", "api host nvram nvram/nvdimm outage vm"},
 
 	// The programs.

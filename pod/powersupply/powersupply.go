@@ -123,9 +123,9 @@ func (w *Watcher) Run(ctx context.Context, report func(pod.Report)) {
 	if err == nil {
 		listening.Go(func() { w.noteSocket(socket.listen(ctx, changed)) })
 	}
-	known := teller{report: report, log: &w.log}
+	news := w.log.Reporter(report)
 	for {
-		soon := w.look(&known)
+		soon := w.look(news)
 		pause := w.config.Interval
 		if soon || w.deaf() != nil {
 			pause = settling
@@ -156,15 +156,15 @@ func (w *Watcher) deaf() error {
 }
 
 // look reads the supplies and tells what is new. It reports whether to look again soon.
-func (w *Watcher) look(known *teller) (soon bool) {
+func (w *Watcher) look(news *pod.Reporter) (soon bool) {
 	r, soon, err := w.judge()
 	if err != nil {
 		w.log.Lost(err)
-		known.tell(pod.Report{Condition: pod.Unknown, Detail: err.Error(), Runtime: -1, Charge: -1})
+		news.Tell(pod.Report{Condition: pod.Unknown, Detail: err.Error(), Runtime: -1, Charge: -1})
 		return false
 	}
 	w.log.Connected()
-	known.tell(r)
+	news.Tell(r)
 	return soon
 }
 
@@ -192,26 +192,6 @@ func (w *Watcher) Test(ctx context.Context) error {
 		return err
 	}
 	return socket.roundTrip(ctx, filepath.Join(w.config.Root, supplies[0].name, "uevent"))
-}
-
-// teller reports what differs from the last report.
-type teller struct {
-	report func(pod.Report)
-	log    *pod.Logbook
-	last   pod.Report
-	told   bool
-}
-
-func (t *teller) tell(r pod.Report) {
-	if t.told && r.Condition == t.last.Condition && r.Detail == t.last.Detail && r.Runtime == t.last.Runtime && r.Charge == t.last.Charge {
-		return
-	}
-	if r.At = time.Now(); t.told && r.Condition == t.last.Condition {
-		r.At = t.last.At
-	}
-	t.last, t.told = r, true
-	t.log.Reported(r)
-	t.report(r)
 }
 
 // ErrNone: there is no supply that counts.
