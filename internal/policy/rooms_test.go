@@ -46,6 +46,7 @@ var rooms = []room{
 	{"pod", "vm/saver"},
 	{"pod/signal", "pod vm/saver"},
 	{"pod/powersupply", "pod"},
+	{"pod/webhook", "internal/connlimit internal/strictjson pod"},
 	{"kmod/abi", ""},
 	{"libnvram/handles", "nvram"},
 	{"libnvram", "libnvram/handles nvram"},
