@@ -26,7 +26,7 @@ var confined = map[string]string{
 	"net/http": "api pod/webhook",
 	"os/exec":  "bench/suite cmd/nvh kmod lab/... qemu",
 	"testing":  "lab/labtest qemu/qemutest qmp/qmptest",
-	"unsafe":   "api bench/floor kmod/modulecheck lab/... libnvram libnvram/handles nvram nvram/nvdimm pod/kmod pod/signal vm/saver",
+	"unsafe":   "api bench/floor kmod/modulecheck lab/... libnvram libnvram/handles nvram nvram/nvdimm pod/gpio pod/kmod pod/signal vm/saver",
 
 	"log":       "", // log/slog, handed down
 	"plugin":    "",
