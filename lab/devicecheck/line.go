@@ -26,8 +26,19 @@ var gpioChecks = []check{
 	{"a short pulse is debounced", debounce},
 	{"a full queue never loses the last state", overrun},
 	{"the saver's thread hears the line", saverHears},
+	{"a watcher follows the line", watchLine},
+}
+
+// replugChecks plug a controller in again whose line was in use when it was unplugged.
+var replugChecks = []check{
 	{"a source says that its controller is gone", sourceUnplugged},
-	{"a watcher follows the line, and its controller when it is plugged in again", watchLine},
+	{"a watcher finds its controller when it is plugged in again", watchReplugged},
+}
+
+// unplugChecks are for Linux 6.1, which keeps such a controller for ever (gpiod_free gives up its references only
+// while there is a chip) and, when another one with named lines comes, follows its null pointer: seen in gpio_name_to_desc.
+var unplugChecks = []check{
+	{"a watcher says that its controller is gone", watchUnplugged},
 }
 
 var line = gpio.Config{Line: "POWER_FAIL"}
@@ -333,7 +344,25 @@ func sourceUnplugged() error {
 	})
 }
 
-func watchLine() error {
+type step struct {
+	do   func() error
+	want pod.Condition
+}
+
+var (
+	rest   = step{func() error { return nil }, pod.Mains}
+	fails  = step{func() error { return pull(true) }, pod.LowBattery}
+	back   = step{func() error { return pull(false) }, pod.Mains}
+	unplug = step{func() error { return set("present", "0") }, pod.Unknown}
+	replug = step{func() error { return errors.Join(pull(true), set("present", "1")) }, pod.LowBattery}
+)
+
+func watchLine() error      { return followLine(rest, fails, back) }
+func watchUnplugged() error { return followLine(rest, fails, unplug) }
+func watchReplugged() error { return followLine(rest, unplug, replug, back) }
+
+// followLine has a watcher report the steps one by one, with their times.
+func followLine(steps ...step) error {
 	c := line
 	c.Tier, c.Means = "battery", "low-battery"
 	w, err := gpio.New(c)
@@ -342,16 +371,6 @@ func watchLine() error {
 	}
 	run := watch(w)
 	defer run.stop()
-	steps := []struct {
-		do   func() error
-		want pod.Condition
-	}{
-		{func() error { return nil }, pod.Mains},
-		{func() error { return pull(true) }, pod.LowBattery},
-		{func() error { return pull(false) }, pod.Mains},
-		{func() error { return set("present", "0") }, pod.Unknown},
-		{func() error { return errors.Join(pull(true), set("present", "1")) }, pod.LowBattery},
-	}
 	for i, step := range steps {
 		before := time.Now()
 		if err := step.do(); err != nil {
@@ -364,9 +383,13 @@ func watchLine() error {
 		if r.At.Before(before.Add(-time.Millisecond)) || r.At.After(time.Now()) {
 			return fmt.Errorf("step %d: at %v, which is %v after it", i, r.At, r.At.Sub(before))
 		}
-		if connected := w.Health().Connected; connected != (step.want != pod.Unknown) {
-			return fmt.Errorf("step %d: connected: %v", i, connected)
+		connected := step.want != pod.Unknown
+		if h := w.Health(); h.Connected != connected {
+			return fmt.Errorf("step %d: health %+v", i, h)
+		}
+		if err := w.Test(context.Background()); (err == nil) != connected {
+			return fmt.Errorf("step %d: test: %w", i, err)
 		}
 	}
-	return w.Test(context.Background())
+	return nil
 }

@@ -23,17 +23,25 @@ const machineTime = 4 * time.Minute
 
 // All checks, on both of Debian's kernels.
 func TestDetectorsOfDevices(t *testing.T) {
-	for _, series := range []kernel.Series{kernel.V6_1, kernel.V6_12} {
-		t.Run(string(series), func(t *testing.T) {
-			if held, want := boot(t, series), len(gpioChecks)+len(supplyChecks); held != want {
+	for _, c := range []struct {
+		series kernel.Series
+		word   string
+		last   []check
+	}{
+		{kernel.V6_1, "", unplugChecks},
+		{kernel.V6_12, replugged, replugChecks},
+	} {
+		t.Run(string(c.series), func(t *testing.T) {
+			want := len(supplyChecks) + len(gpioChecks) + len(c.last)
+			if held := boot(t, c.series, c.word); held != want {
 				t.Errorf("%d checks held: want %d", held, want)
 			}
 		})
 	}
 }
 
-// boot runs one machine to its end, and returns how many checks held. Every FAIL is an error of the test.
-func boot(t *testing.T, series kernel.Series) (held int) {
+// boot runs one machine to its end, with a word on its command line, and returns how many checks held. Every FAIL is an error of the test.
+func boot(t *testing.T, series kernel.Series, word string) (held int) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), machineTime)
 	defer cancel()
@@ -53,7 +61,7 @@ func boot(t *testing.T, series kernel.Series) (held int) {
 		"-machine", qemu.Machine, "-cpu", "max", "-accel", "tcg,thread=multi", "-smp", "2", "-m", "512M",
 		"-nodefaults", "-display", "none", "-no-reboot", "-serial", "stdio",
 		"-kernel", k.Image, "-initrd", buildInitrd(t, ctx, cache, k.Release),
-		"-append", "console=ttyS0 quiet panic=-1 nokaslr cryptomgr.notests pci=lastbus=0")
+		"-append", "console=ttyS0 quiet panic=-1 nokaslr cryptomgr.notests pci=lastbus=0 panic_on_oops=1 "+word)
 	machine.Stderr = os.Stderr
 	console, err := machine.Output()
 	if err != nil {

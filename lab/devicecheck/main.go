@@ -10,8 +10,11 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"os"
+	"slices"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -35,9 +38,7 @@ func main() {
 	if err := setUp(); err != nil {
 		say("FAIL set-up: %v", err)
 	} else {
-		for _, c := range append(gpioChecks, supplyChecks...) {
-			runOne(c)
-		}
+		runAll()
 	}
 	say("end")
 	drainConsole()
@@ -45,16 +46,42 @@ func main() {
 	select {}
 }
 
-func runOne(c check) {
-	begin := time.Now()
-	err := c.run()
-	for _, p := range []struct{ name, value string }{{"present", "1"}, {"level", "0"}, {"mains", "1"}, {"status", full}, {"capacity", "100"}} {
-		if restErr := set(p.name, p.value); err == nil {
-			err = restErr
+// replugged is the word on the kernel's command line of a machine whose controller can be plugged in again.
+const replugged = "check.replug"
+
+func runAll() {
+	for _, c := range slices.Concat(supplyChecks, gpioChecks) {
+		runOne(c, putBack)
+	}
+	line, err := os.ReadFile("/proc/cmdline")
+	switch {
+	case err != nil:
+		say("FAIL set-up: %v", err)
+	case slices.Contains(strings.Fields(string(line)), replugged):
+		for _, c := range replugChecks {
+			runOne(c, putBack)
+		}
+	default:
+		for _, c := range unplugChecks { // the last: nothing works after it
+			runOne(c, func() error { return nil })
 		}
 	}
-	if err != nil {
-		say("FAIL %s: %v", c.name, err)
+}
+
+// putBack puts the devices to rest.
+func putBack() error {
+	for _, p := range []struct{ name, value string }{{"present", "1"}, {"level", "0"}, {"mains", "1"}, {"status", full}, {"capacity", "100"}} {
+		if err := set(p.name, p.value); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func runOne(c check, after func() error) {
+	begin := time.Now()
+	if err := errors.Join(c.run(), after()); err != nil {
+		say("FAIL %s: %v", c.name, strings.ReplaceAll(err.Error(), "\n", "; "))
 		return
 	}
 	say("ok %s (%v)", c.name, time.Since(begin).Round(time.Millisecond))

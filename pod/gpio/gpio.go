@@ -16,8 +16,9 @@
 //   - A pulse that is over when it is read is no outage. Debounce is how long a level must last to count at all.
 //   - Decode neither blocks nor allocates. After a gap it asks the controller, which is a register for one on
 //     the board and a bus transfer of some 100 µs for an expander behind I2C: do not use those for this tier.
-//   - A controller that is unplugged ends a Source (nvh pod ls says so); a Watcher reports unknown and requests the
-//     line again when it is back.
+//   - A controller that is unplugged ends a Source; a Watcher reports unknown, within 5 s, and requests the line again when it is
+//     back. Linux 6.1 does not survive that: it crashes when a controller with named lines is added after one was
+//     unplugged in use. Do not use one on a cable there.
 //
 // # Configuration
 //
