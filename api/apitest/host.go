@@ -21,7 +21,6 @@ import (
 	"github.com/nv-hypervisor/nv-hypervisor/nvram"
 	"github.com/nv-hypervisor/nv-hypervisor/nvram/nvdimm"
 	"github.com/nv-hypervisor/nv-hypervisor/outage"
-	"github.com/nv-hypervisor/nv-hypervisor/pod/webhook"
 	"github.com/nv-hypervisor/nv-hypervisor/vm"
 )
 
@@ -37,7 +36,7 @@ type Host struct {
 	sequence    uint64
 	consoles    map[string]bool
 	checks      []host.Check
-	announced   []webhook.Event
+	announced   announcements
 	hook        func(ctx context.Context, verb string)
 }
 
@@ -183,26 +182,6 @@ func (h *Host) TestDetectors(ctx context.Context) ([]host.DetectorTest, error) {
 	err := h.begin(ctx, "TestDetectors", "")
 	defer h.mu.Unlock()
 	return []host.DetectorTest{{Name: "kmod nvh_pod", Latency: 250.5}}, err
-}
-
-// Announce accepts what is not "test", in the words it was told.
-func (h *Host) Announce(ctx context.Context, e webhook.Event) (webhook.Answer, error) {
-	err := h.begin(ctx, "Announce", e.Source)
-	defer h.mu.Unlock()
-	if err != nil {
-		return webhook.Answer{}, err
-	}
-	if e.Condition != "test" {
-		h.announced = append(h.announced, e)
-	}
-	return webhook.Answer{Condition: e.Condition, Expires: 90}, nil
-}
-
-// Announced returns what was accepted.
-func (h *Host) Announced() []webhook.Event {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	return slices.Clone(h.announced)
 }
 
 func (h *Host) List(ctx context.Context) ([]vm.Info, error) {
