@@ -16,7 +16,8 @@
 //     is not online.
 //   - low battery: as on battery, and every battery is low: its capacity_level is Low or Critical, or its capacity is at
 //     most LowBattery percent. One battery of two that is still full carries the host.
-//   - unknown: there is no supply, none can be read, or there are batteries alone and no one of them knows its status.
+//   - unknown: there is no battery and no UPS, so that nothing could outlast the mains; nothing can be read; or there are
+//     batteries alone and no one of them knows its status.
 //
 // Adapter and battery change one after the other, so a moment in which no adapter is online and nothing discharges yet
 // is looked at again after a second.
@@ -194,5 +195,5 @@ func (w *Watcher) Test(ctx context.Context) error {
 	return socket.roundTrip(ctx, filepath.Join(w.config.Root, supplies[0].name, "uevent"))
 }
 
-// ErrNone: there is no supply that counts.
-var ErrNone = errors.New("this machine has no mains adapter, battery or UPS that the kernel knows of")
+// ErrNone: nothing here lasts longer than the mains.
+var ErrNone = errors.New("this machine has no battery or UPS that the kernel knows of")

@@ -266,13 +266,18 @@ func TestSuppliesThatComeAndGo(t *testing.T) {
 		if h := w.Health(); h.Connected || !strings.Contains(h.Error, "use another") {
 			t.Errorf("health %+v", h)
 		}
-		f.put("ucsi1", map[string]string{"type": "USB", "online": "1"})
-		f.put("AC", map[string]string{"type": "Mains", "online": "1"})
+		f.put("AC", map[string]string{"type": "Mains", "online": "1"}) // tells of an outage when it is dark
 		time.Sleep(11 * time.Second)
-		if got := r.next(pod.Mains); got.Detail != "AC online" {
+		if got := r.next(pod.Unknown); !strings.Contains(got.Detail, "no battery or UPS") {
 			t.Errorf("detail %q", got.Detail)
 		}
-		if err := os.RemoveAll(filepath.Join(f.root, "AC")); err != nil {
+		f.put("ucsi1", map[string]string{"type": "USB", "online": "1"})
+		f.put("BAT0", map[string]string{"type": "Battery", "status": "Full"})
+		time.Sleep(11 * time.Second)
+		if got := r.next(pod.Mains); got.Detail != "AC online, BAT0 Full" {
+			t.Errorf("detail %q", got.Detail)
+		}
+		if err := os.RemoveAll(filepath.Join(f.root, "BAT0")); err != nil {
 			t.Fatal(err)
 		}
 		time.Sleep(11 * time.Second)

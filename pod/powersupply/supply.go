@@ -74,7 +74,8 @@ func over(left, drawn int64) time.Duration {
 	return time.Duration(hours * float64(time.Hour)).Truncate(time.Second)
 }
 
-// readAll reads the supplies of the host in order of their names. Without any that counts it fails.
+// readAll reads the supplies of the host in order of their names. It fails without any that stores energy: an adapter alone
+// tells of an outage when the host is dark.
 func readAll(root string, ignore []string) ([]supply, error) {
 	entries, err := os.ReadDir(root)
 	if err != nil {
@@ -89,9 +90,9 @@ func readAll(root string, ignore []string) ([]supply, error) {
 			all = append(all, s)
 		}
 	}
-	if len(all) == 0 {
-		return nil, fmt.Errorf("%w: %s has none (those of mice and the ignored ones do not count): "+
-			"remove the detector from the configuration and use another, such as nut for a UPS", ErrNone, root)
+	if !slices.ContainsFunc(all, func(s supply) bool { return s.stores() }) {
+		return nil, fmt.Errorf("%w: %s has %d that count (those of mice and the ignored ones do not): "+
+			"remove the detector from the configuration and use another, such as nut for a UPS", ErrNone, root, len(all))
 	}
 	return all, nil
 }
