@@ -424,6 +424,24 @@ func TestTLS(t *testing.T) {
 	}
 }
 
+// Who connects and does not shake hands is let go.
+func TestSlowHandshake(t *testing.T) {
+	cert, key := certificate(t, time.Now().Add(time.Hour))
+	s := serve(t, Config{Certificate: cert, Key: key})
+	for _, start := range []string{"", "\x16\x03\x01\x02\x00\x01"} {
+		c, err := net.Dial("tcp", s.addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		io.WriteString(c, start)
+		c.SetReadDeadline(time.Now().Add(10 * time.Second))
+		if _, err := io.ReadAll(c); err != nil && !strings.Contains(err.Error(), "reset") {
+			t.Errorf("after %q the connection stays open: %v", start, err)
+		}
+	}
+}
+
 func TestSelfTestFindsAnExpiredCertificate(t *testing.T) {
 	cert, key := certificate(t, time.Now().Add(-time.Hour))
 	s := serve(t, Config{Certificate: cert, Key: key})
