@@ -249,7 +249,13 @@ func debounce() error {
 	})
 }
 
-// overrun fills the queue, of 64 edges, three times and a half, once for each last state.
+// queued is how many edges the kernel keeps for a source, and edge is the size of one in bytes.
+const (
+	queued = 64
+	edge   = 48
+)
+
+// overrun fills the queue three times and a half, once for each last state.
 func overrun() error {
 	return withSource(line, func(s *gpio.Source) error {
 		for _, last := range []bool{true, false} {
@@ -265,6 +271,9 @@ func overrun() error {
 			n, err := unix.Read(s.FD(), p)
 			if err != nil {
 				return err
+			}
+			if edges := n / edge; edges != queued {
+				return fmt.Errorf("%d edges were queued: want the %d that the queue holds", edges, queued)
 			}
 			want := saver.PowerBack
 			if last {
