@@ -22,6 +22,7 @@ import (
 
 	"github.com/nv-hypervisor/nv-hypervisor/host"
 	"github.com/nv-hypervisor/nv-hypervisor/outage"
+	"github.com/nv-hypervisor/nv-hypervisor/pod/webhook"
 	"github.com/nv-hypervisor/nv-hypervisor/vm"
 )
 
@@ -35,6 +36,10 @@ type Backend interface {
 	// the way of a real one; without a detector that can it is vm.ErrNotFound.
 	Detectors(ctx context.Context) ([]host.Detector, error)
 	TestDetectors(ctx context.Context) ([]host.DetectorTest, error)
+
+	// Announce says how the power is, to the webhook's watcher; without one it is
+	// vm.ErrNotFound, out of order vm.ErrState.
+	Announce(ctx context.Context, e webhook.Event) (webhook.Answer, error)
 
 	List(ctx context.Context) ([]vm.Info, error)
 	Info(ctx context.Context, name string) (vm.Info, error)

@@ -16,6 +16,7 @@ import (
 
 	"github.com/nv-hypervisor/nv-hypervisor/host"
 	"github.com/nv-hypervisor/nv-hypervisor/outage"
+	"github.com/nv-hypervisor/nv-hypervisor/pod/webhook"
 	"github.com/nv-hypervisor/nv-hypervisor/vm"
 )
 
@@ -179,6 +180,10 @@ func (c *Client) Detectors(ctx context.Context) ([]host.Detector, error) {
 
 func (c *Client) TestDetectors(ctx context.Context) ([]host.DetectorTest, error) {
 	return call[[]host.DetectorTest](ctx, c, request{method: "POST", path: "/v1/detectors/test"})
+}
+
+func (c *Client) Announce(ctx context.Context, e webhook.Event) (webhook.Answer, error) {
+	return call[webhook.Answer](ctx, c, request{method: "POST", path: webhook.Path, body: e})
 }
 
 func (c *Client) List(ctx context.Context) ([]vm.Info, error) {

@@ -1,23 +1,19 @@
 package api
 
 import (
-	"bytes"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"net/http"
 	"time"
-	"unicode/utf8"
+
+	"github.com/nv-hypervisor/nv-hypervisor/internal/strictjson"
 )
 
 const (
 	// maxBody bounds a request's body. The largest honest one is a definition
 	// with a long kernel command line and many disks: some tens of KiB.
 	maxBody = 1 << 20
-	// maxDepth bounds the nesting of JSON. QMP commands are the deepest we
-	// know; blockdev trees stay under ten.
-	maxDepth = 64
 	// bodyTimeout is how long a client may take to send its body.
 	bodyTimeout = 10 * time.Second
 )
@@ -50,83 +46,10 @@ func (s *Server) readBody(w http.ResponseWriter, r *http.Request) ([]byte, error
 	return body, nil
 }
 
-// decodeStrict decodes exactly one JSON value. Beyond encoding/json it refuses
-// invalid UTF-8, which Go would replace silently, and keys given twice, of
-// which the last would win.
+// decodeStrict decodes exactly one JSON value and nothing that is doubtful.
 func decodeStrict(p []byte, v any) error {
-	if !utf8.Valid(p) {
-		return invalid("the JSON is not valid UTF-8")
-	}
-	if err := checkShape(p); err != nil {
-		return err
-	}
-	d := json.NewDecoder(bytes.NewReader(p))
-	d.DisallowUnknownFields()
-	if err := d.Decode(v); err != nil {
+	if err := strictjson.Decode(p, v); err != nil {
 		return invalid("%v", err)
 	}
 	return nil
-}
-
-// frame is one open object or array of the JSON being checked.
-type frame struct {
-	keys  map[string]bool // nil for an array
-	isKey bool            // the next token is a key
-}
-
-// checkShape walks the tokens of one JSON value and checks its depth, that no
-// object has a key twice, and that nothing follows it.
-func checkShape(p []byte) error {
-	d := json.NewDecoder(bytes.NewReader(p))
-	var open []frame
-	for first := true; first || len(open) > 0; first = false {
-		token, err := d.Token()
-		if err != nil {
-			return invalid("JSON: %v", whatEnded(err))
-		}
-		if token == json.Delim('}') || token == json.Delim(']') {
-			open = open[:len(open)-1]
-			continue
-		}
-		if err := noteKey(open, token); err != nil {
-			return err
-		}
-		switch token {
-		case json.Delim('{'):
-			open = append(open, frame{keys: map[string]bool{}, isKey: true})
-		case json.Delim('['):
-			open = append(open, frame{})
-		}
-		if len(open) > maxDepth {
-			return invalid("JSON nested deeper than %d", maxDepth)
-		}
-	}
-	if _, err := d.Token(); err != io.EOF {
-		return invalid("something follows the JSON value")
-	}
-	return nil
-}
-
-// noteKey records token in the innermost open object, as a key or as its value.
-func noteKey(open []frame, token json.Token) error {
-	if len(open) == 0 || open[len(open)-1].keys == nil {
-		return nil
-	}
-	f := &open[len(open)-1]
-	if f.isKey {
-		key := token.(string)
-		if f.keys[key] {
-			return invalid("JSON key %q is given twice", key)
-		}
-		f.keys[key] = true
-	}
-	f.isKey = !f.isKey
-	return nil
-}
-
-func whatEnded(err error) error {
-	if err == io.EOF || err == io.ErrUnexpectedEOF {
-		return errors.New("it ends too early")
-	}
-	return err
 }

@@ -8,6 +8,7 @@ import (
 
 	"github.com/nv-hypervisor/nv-hypervisor/host"
 	"github.com/nv-hypervisor/nv-hypervisor/outage"
+	"github.com/nv-hypervisor/nv-hypervisor/pod/webhook"
 	"github.com/nv-hypervisor/nv-hypervisor/vm"
 )
 
@@ -48,6 +49,15 @@ func (s *Server) listDetectors(w http.ResponseWriter, r *http.Request) error {
 func (s *Server) testDetectors(w http.ResponseWriter, r *http.Request) error {
 	v, err := s.backend.TestDetectors(s.verbs)
 	return answerList(s, w, v, err)
+}
+
+func (s *Server) hearEvent(w http.ResponseWriter, r *http.Request) error {
+	var e webhook.Event
+	if err := s.decode(w, r, &e, false); err != nil {
+		return err
+	}
+	v, err := s.backend.Announce(r.Context(), e)
+	return answer(s, w, v, err)
 }
 
 func (s *Server) listVMs(w http.ResponseWriter, r *http.Request) error {

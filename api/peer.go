@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/nv-hypervisor/nv-hypervisor/internal/connlimit"
 	"github.com/nv-hypervisor/nv-hypervisor/vm"
 )
 
@@ -59,9 +60,7 @@ type peerKey struct{}
 
 // withPeer keeps the peer of a new connection for its requests.
 func withPeer(ctx context.Context, c net.Conn) context.Context {
-	if t, ok := c.(*trackedConn); ok {
-		c = t.Conn
-	}
+	c = connlimit.Unwrap(c)
 	return context.WithValue(ctx, peerKey{}, peerOf(c))
 }
 

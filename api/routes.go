@@ -1,6 +1,10 @@
 package api
 
-import "net/http"
+import (
+	"net/http"
+
+	"github.com/nv-hypervisor/nv-hypervisor/pod/webhook"
+)
 
 // Route is one endpoint of the API.
 type Route struct {
@@ -18,6 +22,7 @@ var routes = []Route{
 	{"GET", "/v1/doctor", "checks of the host, each with its remedy", (*Server).doctor},
 	{"GET", "/v1/detectors", "what announces outages, with the kernel's counts", (*Server).listDetectors},
 	{"POST", "/v1/detectors/test", "a test event from the kernel to the daemon", (*Server).testDetectors},
+	{"POST", webhook.Path, "how the power is, by whoever knows", (*Server).hearEvent},
 	{"GET", "/v1/events", "the event stream (server-sent events)", (*Server).streamEvents},
 
 	{"GET", "/v1/vms", "all VMs", (*Server).listVMs},

@@ -13,6 +13,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/nv-hypervisor/nv-hypervisor/internal/connlimit"
 	"github.com/nv-hypervisor/nv-hypervisor/vm"
 )
 
@@ -26,6 +27,9 @@ const (
 	// shutdownGrace is how long verbs in progress may take when the daemon ends.
 	shutdownGrace = 10 * time.Second
 	maxHeader     = 16 << 10
+	// maxConns bounds the open connections. An event stream, a console and a
+	// following log each hold one; hosts have tens of them, not hundreds.
+	maxConns = 512
 )
 
 // Options are the choices of a Server.
@@ -93,7 +97,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	owned.Go(func() { s.events.collect(s.streaming, s.backend, s.log) })
 
 	served := make(chan error, 1)
-	owned.Go(func() { served <- web.Serve(limit(l, maxConns)) })
+	owned.Go(func() { served <- web.Serve(connlimit.New(l, maxConns)) })
 
 	var err error
 	select {

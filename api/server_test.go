@@ -21,6 +21,7 @@ import (
 	"github.com/nv-hypervisor/nv-hypervisor/api/apitest"
 	"github.com/nv-hypervisor/nv-hypervisor/host"
 	"github.com/nv-hypervisor/nv-hypervisor/nvram"
+	"github.com/nv-hypervisor/nv-hypervisor/pod/webhook"
 	"github.com/nv-hypervisor/nv-hypervisor/vm"
 )
 
@@ -145,6 +146,15 @@ func TestReadsThroughTheSocket(t *testing.T) {
 	compare(t, "doctor", d.Host.Doctor, d.Client.Doctor)
 	compare(t, "detectors", d.Host.Detectors, d.Client.Detectors)
 	compare(t, "detector tests", d.Host.TestDetectors, d.Client.TestDetectors)
+	announce := func(b api.Backend) func(context.Context) (webhook.Answer, error) {
+		return func(ctx context.Context) (webhook.Answer, error) {
+			return b.Announce(ctx, webhook.Event{Condition: "on-battery", Source: "bmc"})
+		}
+	}
+	compare(t, "announcement", announce(d.Host), announce(d.Client))
+	if said := d.Announced(); len(said) != 2 || said[0] != said[1] {
+		t.Errorf("announced %+v", said)
+	}
 	compare(t, "pools", d.Host.Pools, d.Client.Pools)
 	if _, err := d.Client.SuspendAll(ctx); err != nil {
 		t.Fatal(err)

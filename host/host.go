@@ -26,6 +26,7 @@ import (
 	"github.com/nv-hypervisor/nv-hypervisor/internal/durable"
 	"github.com/nv-hypervisor/nv-hypervisor/outage"
 	"github.com/nv-hypervisor/nv-hypervisor/pod"
+	"github.com/nv-hypervisor/nv-hypervisor/pod/webhook"
 	"github.com/nv-hypervisor/nv-hypervisor/qemu"
 	"github.com/nv-hypervisor/nv-hypervisor/vm"
 	"github.com/nv-hypervisor/nv-hypervisor/vm/record"
@@ -56,8 +57,9 @@ type Host struct {
 	broken     map[string]error // VMs whose folder or region cannot be opened
 	warnings   []string
 	detectors  []pod.Source
-	hardware   saver.Hardware // nil: the kernel gives no help
-	recovering bool           // until Recover is through
+	hardware   saver.Hardware   // nil: the kernel gives no help
+	webhook    *webhook.Watcher // nil: there is none
+	recovering bool             // until Recover is through
 }
 
 // Open takes possession of the state directory and the pools, and starts the

@@ -1,4 +1,5 @@
-// Package kmod builds the kernel module nvh_pod for Debian's kernels without installing anything.
+// Package kmod builds the kernel module nvh_pod, and others that tests need, for Debian's kernels without installing
+// anything.
 //
 // Headers and build programs come from Debian's archive through lab/debian and stay in the cache; the machine
 // must have make, gcc-12 and libelf (scripts/deps.sh). A module is a pure function of its sources and of the
@@ -39,14 +40,28 @@ var sources embed.FS
 // linux-image-NAME is, for instance 6.1.0-50-amd64, making what is missing in cacheDir. Warnings of the compiler
 // are errors. The first call for a kernel downloads about 13 MB and takes some ten seconds.
 func Build(ctx context.Context, cacheDir, kernel string) (string, error) {
-	path, err := build(ctx, cacheDir, kernel)
+	return BuildFrom(ctx, cacheDir, kernel, "nvh_pod", sources)
+}
+
+// BuildFrom is Build for the module of another name. Its sources, whose folders do not matter, have a Makefile that takes
+// the kernel's build folder as KDIR and makes NAME.ko.
+func BuildFrom(ctx context.Context, cacheDir, kernel, name string, sources fs.FS) (string, error) {
+	path, err := build(ctx, cacheDir, kernel, module{name, sources})
 	if err != nil {
-		return "", fmt.Errorf("kernel module nvh_pod for %s: %w", kernel, err)
+		return "", fmt.Errorf("kernel module %s for %s: %w", name, kernel, err)
 	}
 	return path, nil
 }
 
-func build(ctx context.Context, cacheDir, kernel string) (string, error) {
+// module is what is built.
+type module struct {
+	name    string
+	sources fs.FS
+}
+
+func (m module) file() string { return m.name + ".ko" }
+
+func build(ctx context.Context, cacheDir, kernel string, m module) (string, error) {
 	if kernel == "" || strings.ContainsAny(kernel, "/ ") {
 		return "", errors.New("not the name of a kernel: want one as 6.1.0-50-amd64")
 	}
@@ -60,13 +75,13 @@ func build(ctx context.Context, cacheDir, kernel string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	key, err := hashInputs(tree)
+	key, err := m.hashInputs(tree)
 	if err != nil {
 		return "", err
 	}
-	base := filepath.Join(cacheDir, "nvh_pod")
+	base := filepath.Join(cacheDir, m.name)
 	dir := filepath.Join(base, kernel+"-"+key)
-	path := filepath.Join(dir, Module)
+	path := filepath.Join(dir, m.file())
 	if _, err := os.Stat(path); err == nil {
 		return path, nil
 	}
@@ -78,20 +93,20 @@ func build(ctx context.Context, cacheDir, kernel string) (string, error) {
 	if _, err := os.Stat(path); err == nil {
 		return path, nil
 	}
-	return path, compile(ctx, headers(tree, kernel), dir)
+	return path, m.compile(ctx, headers(tree, kernel), dir)
 }
 
 // variables of make. Debug information would hold the name of a temporary folder, and BTF needs pahole.
 var variables = []string{"W=1", "KCFLAGS=-Werror", "CONFIG_DEBUG_INFO=", "CONFIG_DEBUG_INFO_BTF_MODULES="}
 
 // compile makes the folder dir with the module in it: under another name first, so that dir never holds half of one.
-func compile(ctx context.Context, headers, dir string) error {
+func (m module) compile(ctx context.Context, headers, dir string) error {
 	work, err := os.MkdirTemp(filepath.Dir(dir), "unfinished-*")
 	if err != nil {
 		return err
 	}
 	defer os.RemoveAll(work)
-	if err := writeSources(work); err != nil {
+	if err := m.writeSources(work); err != nil {
 		return err
 	}
 	cmd := exec.CommandContext(ctx, "make", append([]string{"-C", work, "KDIR=" + headers}, variables...)...)
@@ -108,7 +123,7 @@ func compile(ctx context.Context, headers, dir string) error {
 	if err := os.Chmod(finished, 0o755); err != nil {
 		return err
 	}
-	if err := os.Rename(filepath.Join(work, Module), filepath.Join(finished, Module)); err != nil {
+	if err := os.Rename(filepath.Join(work, m.file()), filepath.Join(finished, m.file())); err != nil {
 		return err
 	}
 	return os.Rename(finished, dir)
@@ -120,17 +135,17 @@ func ofMake(variable string) bool {
 	return slices.Contains([]string{"MAKEFLAGS", "MFLAGS", "GNUMAKEFLAGS", "MAKELEVEL", "MAKEOVERRIDES", "KERNELRELEASE", "ARCH", "CROSS_COMPILE", "LC_ALL"}, name)
 }
 
-func writeSources(dir string) error {
-	return eachSource(func(name string, content []byte) error {
+func (m module) writeSources(dir string) error {
+	return m.eachSource(func(name string, content []byte) error {
 		return os.WriteFile(filepath.Join(dir, name), content, 0o644)
 	})
 }
 
 // hashInputs names a build: sources, flags, and the tree, whose name holds the kernel's version.
-func hashInputs(tree string) (string, error) {
+func (m module) hashInputs(tree string) (string, error) {
 	h := sha256.New()
 	fmt.Fprintln(h, filepath.Base(tree), variables)
-	err := eachSource(func(name string, content []byte) error {
+	err := m.eachSource(func(name string, content []byte) error {
 		fmt.Fprintln(h, name, len(content))
 		_, err := h.Write(content)
 		return err
@@ -138,12 +153,12 @@ func hashInputs(tree string) (string, error) {
 	return hex.EncodeToString(h.Sum(nil))[:16], err
 }
 
-func eachSource(do func(name string, content []byte) error) error {
-	return fs.WalkDir(sources, ".", func(path string, d fs.DirEntry, err error) error {
+func (m module) eachSource(do func(name string, content []byte) error) error {
+	return fs.WalkDir(m.sources, ".", func(path string, d fs.DirEntry, err error) error {
 		if err != nil || d.IsDir() {
 			return err
 		}
-		content, err := sources.ReadFile(path)
+		content, err := fs.ReadFile(m.sources, path)
 		if err != nil {
 			return err
 		}

@@ -12,7 +12,8 @@ import "github.com/nv-hypervisor/nv-hypervisor/vm/saver"
 // Event is what a source announces: saver.None, saver.Outage or saver.PowerBack.
 type Event = saver.Event
 
-// Source announces outages.
+// Source announces outages. One that stands for a state, such as the level of a line,
+// is a saver.Starter as well and can announce one when it is added.
 type Source interface {
 	// FD is polled for reading. It stays the same for the life of the source.
 	FD() int

@@ -36,6 +36,7 @@ type Host struct {
 	sequence    uint64
 	consoles    map[string]bool
 	checks      []host.Check
+	announced   announcements
 	hook        func(ctx context.Context, verb string)
 }
 

@@ -12,7 +12,7 @@ import (
 )
 
 func (a *app) podCommand() *cobra.Command {
-	return group("pod", "Look at the power-outage detectors (POD), and test them", a.podLs(), a.podTest())
+	return group("pod", "Look at the power-outage detectors (POD), and test them", a.podLs(), a.podTest(), a.podEvent())
 }
 
 func (a *app) podLs() *cobra.Command {

@@ -111,7 +111,8 @@ var failures = map[string]error{
 }
 
 // cmdFake prepares the daemon: fake vm NAME STATE, fake image NAME valid|doubtful,
-// fake fail VERB CAUSE, fake event TYPE VM, fake check NAME STATUS, fake outages.
+// fake fail VERB CAUSE, fake event TYPE VM, fake check NAME STATUS, fake outages. fake announced prints
+// the events it was told of.
 func cmdFake(ts *testscript.TestScript, _ bool, args []string) {
 	h := ts.Value(hostKey{}).(*apitest.Host)
 	switch strings.Join(args[:1], "") {
@@ -136,6 +137,10 @@ func cmdFake(ts *testscript.TestScript, _ bool, args []string) {
 		h.Publish(args[1], args[2], map[string]string{"key": "a value"})
 	case "check":
 		h.SetChecks(host.Check{Name: args[1], Status: args[2], Detail: "the detail", Remedy: "Do this."})
+	case "announced":
+		for _, e := range h.Announced() {
+			fmt.Fprintln(ts.Stdout(), e.Condition, e.Source, orDash(e.Runtime), orDash(e.Charge), e.Detail)
+		}
 	case "outages":
 		for _, id := range []string{"20261122T113322.123Z-outage", "20261122T113400.000Z-recovery"} {
 			h.AddTimeline(timeline(id))
@@ -143,6 +148,13 @@ func cmdFake(ts *testscript.TestScript, _ bool, args []string) {
 	default:
 		ts.Fatalf("fake %q", args)
 	}
+}
+
+func orDash(v *float64) string {
+	if v == nil {
+		return "-"
+	}
+	return fmt.Sprint(*v)
 }
 
 func timeline(id string) outage.Timeline {

@@ -23,10 +23,10 @@ var confined = map[string]string{
 	"golang.org/x/sys/unix":                   "*",
 
 	"C":        "libnvram",
-	"net/http": "api",
+	"net/http": "api pod/webhook",
 	"os/exec":  "bench/suite cmd/nvh kmod lab/... qemu",
 	"testing":  "lab/labtest qemu/qemutest qmp/qmptest",
-	"unsafe":   "api bench/floor kmod/modulecheck lab/... libnvram libnvram/handles nvram nvram/nvdimm pod/kmod pod/signal vm/saver",
+	"unsafe":   "api bench/floor kmod/modulecheck lab/... libnvram libnvram/handles nvram nvram/nvdimm pod/gpio pod/kmod pod/signal vm/saver",
 
 	"log":       "", // log/slog, handed down
 	"plugin":    "",

@@ -21,6 +21,8 @@ var rooms = []room{
 	{"internal/version", ""},
 	{"internal/durable", ""},
 	{"internal/terminal", ""},
+	{"internal/connlimit", ""},
+	{"internal/strictjson", ""},
 
 	// One room each: memory that survives, the protocol of QEMU.
 	{"internal/blockdev", ""},
@@ -43,6 +45,8 @@ var rooms = []room{
 	// Detectors: they know the thread they wake.
 	{"pod", "vm/saver"},
 	{"pod/signal", "pod vm/saver"},
+	{"pod/powersupply", "pod"},
+	{"pod/webhook", "internal/connlimit internal/strictjson pod"},
 	{"kmod/abi", ""},
 	{"libnvram/handles", "nvram"},
 	{"libnvram", "libnvram/handles nvram"},
@@ -50,12 +54,13 @@ var rooms = []room{
 
 	// All VMs.
 	{"outage", "internal/durable vm vm/saver"},
-	{"host", "internal/blockdev internal/durable nvram nvram/nvdimm outage pod pod/kmod pod/signal qemu vm vm/record vm/saver"},
-	{"api", "host nvram outage qemu vm"},
-	{"api/apitest", "api host nvram nvram/nvdimm outage vm"},
+	{"pod/gpio", "pod vm/saver"},
+	{"host", "internal/blockdev internal/durable nvram nvram/nvdimm outage pod pod/kmod pod/signal pod/webhook qemu vm vm/record vm/saver"},
+	{"api", "host internal/connlimit internal/strictjson nvram outage pod/webhook qemu vm"},
+	{"api/apitest", "api host nvram nvram/nvdimm outage pod/webhook vm"},
 
 	// The programs.
-	{"cmd/nvh", "api host internal/terminal nvram nvram/nvdimm outage qemu vm"},
+	{"cmd/nvh", "api host internal/terminal nvram nvram/nvdimm outage pod/webhook qemu vm"},
 	{"cmd/nvhd", "api host internal/version pod/kmod pod/signal vm vm/saver"},
 
 	// The lab, which no program imports.
@@ -71,6 +76,8 @@ var rooms = []room{
 	{"lab/rig", "api host lab/guest nvram qemu vm"},
 	{"lab/cmd/demo", "lab/guest lab/rig nvram outage vm vm/saver"},
 	{"kmod", "lab/debian"},
+	{"lab/sham", "kmod"},
+	{"lab/devicecheck", "lab/sham pod pod/gpio pod/powersupply vm/saver"},
 	{"kmod/modulecheck", "kmod/abi pod/kmod vm/saver"},
 	{"lab/agent", ""},
 	{"lab/plan", ""},

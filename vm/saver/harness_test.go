@@ -239,6 +239,13 @@ type pipe struct {
 
 func (r *rig) pipe(name string) *pipe {
 	r.t.Helper()
+	p := r.pipeUnwatched(name)
+	check(r.t, r.saver.AddSource(p))
+	return p
+}
+
+func (r *rig) pipeUnwatched(name string) *pipe {
+	r.t.Helper()
 	var fds [2]int
 	check(r.t, unix.Pipe2(fds[:], unix.O_CLOEXEC|unix.O_NONBLOCK))
 	p := &pipe{r.t, name, fds[0], fds[1]}
@@ -246,7 +253,6 @@ func (r *rig) pipe(name string) *pipe {
 		unix.Close(p.r)
 		unix.Close(p.w)
 	})
-	check(r.t, r.saver.AddSource(p))
 	return p
 }
 

@@ -35,6 +35,37 @@ func TestDetector(t *testing.T) {
 	}
 }
 
+// starter is a detector that stands for a state.
+type starter struct {
+	*pipe
+	event Event
+}
+
+func (s starter) Start() (Event, int64) { return s.event, 0 }
+
+// A detector whose state is an outage when it is added announces it; other states do not.
+func TestDetectorThatStartsWithAnOutage(t *testing.T) {
+	r := newRig(t, Config{})
+	p := r.pipe("line")
+	g := r.boot(Options{Name: "db"})
+	check(t, r.saver.AddSource(starter{r.pipeUnwatched("calm"), None}))
+	check(t, r.saver.AddSource(starter{r.pipeUnwatched("back"), PowerBack}))
+	if n := len(r.saver.Outages()); n != 0 {
+		t.Fatalf("%d outages from detectors at rest", n)
+	}
+	check(t, r.saver.AddSource(starter{r.pipeUnwatched("dark"), Outage}))
+	result := r.outage()
+	g.expectSaved(result)
+	if !result.Outage || result.Source != "dark" {
+		t.Errorf("result %+v", result)
+	}
+	check(t, r.saver.AddSource(starter{r.pipeUnwatched("dark too"), Outage})) // the same outage
+	p.say("x")
+	if n := len(r.saver.Outages()); n != 0 {
+		t.Errorf("%d more outages were noted", n)
+	}
+}
+
 // What two sources tell during one outage is one outage; after its end it is another.
 func TestTwoSourcesOneOutage(t *testing.T) {
 	r := newRig(t, Config{})

@@ -62,6 +62,14 @@ type Source interface {
 	Decode(p []byte) (event Event, eventNS int64)
 }
 
+// Starter is a Source that stands for a state, such as the level of a line, which may
+// announce an outage before anything changes. Start is called once, on the saver's
+// thread, when the source is watched already.
+type Starter interface {
+	Source
+	Start() (event Event, eventNS int64)
+}
+
 // Hardware is what a host can do with help of its kernel. Its methods are called
 // on the saver's thread and must not allocate.
 type Hardware interface {
@@ -198,13 +206,18 @@ func (s *Saver) Close() {
 	<-s.done
 }
 
-// AddSource watches a detector.
+// AddSource watches a detector. A Starter may announce an outage at once.
 func (s *Saver) AddSource(src Source) error {
 	return s.call(context.Background(), func() error {
 		if err := s.watch(src.FD()); err != nil {
 			return fmt.Errorf("watch %s: %w", src.Name(), err)
 		}
 		s.sources = append(s.sources, detector{Source: src})
+		if starter, ok := src.(Starter); ok {
+			if event, at := starter.Start(); event == Outage && !s.active {
+				s.trigger.announce(len(s.sources)-1, at)
+			}
+		}
 		return nil
 	})
 }
