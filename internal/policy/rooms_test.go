@@ -43,6 +43,7 @@ var rooms = []room{
 	// Detectors: they know the thread they wake.
 	{"pod", "vm/saver"},
 	{"pod/signal", "pod vm/saver"},
+	{"pod/nut", "pod"},
 	{"kmod/abi", ""},
 	{"libnvram/handles", "nvram"},
 	{"libnvram", "libnvram/handles nvram"},
