@@ -79,6 +79,7 @@ type Health struct {
 	Connected bool      // it has a source to listen to
 	Since     time.Time // of Connected
 	Error     string    // why it is not connected, with the remedy; empty if it is
+	Warning   string    // what an operator should see to though it is connected, with the remedy
 	Last      Report    // the zero Report before there was one
 }
 
