@@ -47,6 +47,7 @@ var rooms = []room{
 	{"pod/signal", "pod vm/saver"},
 	{"pod/powersupply", "pod"},
 	{"pod/webhook", "internal/connlimit internal/strictjson pod"},
+	{"pod/nut", "pod"},
 	{"kmod/abi", ""},
 	{"libnvram/handles", "nvram"},
 	{"libnvram", "libnvram/handles nvram"},
