@@ -79,7 +79,7 @@ func (w *Watcher) remedy(err error) string {
 		return fmt.Sprintf("see what listens on %s", w.address)
 	case errors.Is(err, errTooLong):
 		return fmt.Sprintf("that is no upsd: see what listens on %s", w.address)
-	case errors.Is(err, io.EOF), errors.Is(err, errCut), errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, errCut), errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
 		return fmt.Sprintf("upsd has ended or closed the connection: see its log on %s; MAXCONN in upsd.conf may be too small", w.host)
 	case errors.As(err, &timeout) && timeout.Timeout(), errors.Is(err, context.DeadlineExceeded), errors.Is(err, os.ErrDeadlineExceeded):
 		return fmt.Sprintf("check that %s is up, and that no firewall drops port %s", w.host, w.port)

@@ -45,7 +45,7 @@ func New(config Config) (*Watcher, error) {
 	}
 	w := &Watcher{
 		config: config, ups: ups, host: host, port: port, address: net.JoinHostPort(host, port),
-		dial:     (&net.Dialer{KeepAlive: -1}).DialContext,
+		dial:     (&net.Dialer{KeepAlive: -1}).DialContext, // each poll is one
 		released: make(chan struct{}, 1),
 	}
 	w.health = pod.Health{Since: time.Now(), Error: "not watched yet"}
