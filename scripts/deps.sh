@@ -6,8 +6,9 @@ set -eu
 # make, gcc-12, libelf1, libssl3: the kernel module is built with the compiler of Debian's kernels.
 # qemu-system-x86: the hypervisor. gcc, libc6-dev, pkg-config: the C interface of libnvram and the race detector.
 # nut-server, nut-client: upsd, its dummy driver and upsmon, which tests of pod/nut run in folders of their own. libnss3-tools: a certificate for upsd.
+# dbus, python3-dbusmock: a bus and a logind of their own for the tests of pod/logind.
 # xz-utils: unpack kernel modules. e2fsprogs: the disks of emulated hosts. iproute2: network namespaces of tests. strace: the order of durable writes in tests. cpio, man-db: read back the initramfs and the man pages in tests.
-packages="qemu-system-x86 make gcc gcc-12 libelf1 libssl3 libc6-dev pkg-config cpio man-db iproute2 strace nut-client nut-server libnss3-tools xz-utils e2fsprogs ca-certificates"
+packages="qemu-system-x86 make gcc gcc-12 libelf1 libssl3 libc6-dev pkg-config cpio man-db iproute2 strace nut-client nut-server libnss3-tools dbus python3-dbusmock xz-utils e2fsprogs ca-certificates"
 
 missing() {
 	for package in $packages; do

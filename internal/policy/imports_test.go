@@ -17,6 +17,7 @@ import (
 var confined = map[string]string{
 	"github.com/BurntSushi/toml":              "cmd/nvh host vm",
 	"github.com/coreos/go-systemd/v22/daemon": "cmd/nvhd",
+	"github.com/godbus/dbus/v5":               "pod/logind",
 	"github.com/spf13/cobra":                  "cmd/nvh cmd/nvh-lab",
 	"github.com/spf13/cobra/doc":              "cmd/nvh",
 	"github.com/spf13/pflag":                  "cmd/nvh",

@@ -48,6 +48,7 @@ var rooms = []room{
 	{"pod/powersupply", "pod"},
 	{"pod/webhook", "internal/connlimit internal/strictjson pod"},
 	{"pod/nut", "pod"},
+	{"pod/logind", "pod"},
 	{"kmod/abi", ""},
 	{"libnvram/handles", "nvram"},
 	{"libnvram", "libnvram/handles nvram"},
