@@ -24,9 +24,13 @@ var (
 	ErrOff = errors.New("the host is off")
 )
 
-// cmdline of the host's kernel. Kernel messages cost milliseconds each on an emulated serial port, moving the kernel
-// half a second, and the CPU that is emulated has none of the faults that mitigations are for.
-const cmdline = "console=ttyS0 loglevel=5 nokaslr mitigations=off cryptomgr.notests panic=0 softlockup_all_cpu_backtrace=1"
+// cmdline of the host's kernel. Kernel messages cost milliseconds each on an emulated serial port, moving the kernel half a
+// second, and the CPU that is emulated has none of the faults that mitigations are for. Of a kernel that complains of itself, the backtraces are wanted.
+//
+// tsc=reliable: an emulated CPU reads this machine's own counter, the same for all. Linux does not know that, since the CPU does not
+// promise it (unsynchronized_tsc in arch/x86/kernel/tsc.c), and would read the HPET instead: a device, behind a
+// lock of the outer QEMU and one of its own, at every look at the time. See docs/lab.md for what that did.
+const cmdline = "console=ttyS0 loglevel=5 nokaslr mitigations=off cryptomgr.notests panic=0 tsc=reliable softlockup_all_cpu_backtrace=1"
 
 func outerQEMU(ctx context.Context) (string, error) {
 	found, err := emulator.Installed(ctx)
