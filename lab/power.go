@@ -24,9 +24,13 @@ var (
 	ErrOff = errors.New("the host is off")
 )
 
-// cmdline of the host's kernel. Kernel messages cost milliseconds each on an emulated serial port, moving the kernel
-// half a second, and the CPU that is emulated has none of the faults that mitigations are for.
-const cmdline = "console=ttyS0 quiet nokaslr mitigations=off cryptomgr.notests panic=0"
+// cmdline of the host's kernel. Kernel messages cost milliseconds each on an emulated serial port, moving the kernel half a
+// second, and the CPU that is emulated has none of the faults that mitigations are for. Of a kernel that complains of itself, the backtraces are wanted.
+//
+// tsc=reliable: an emulated CPU reads this machine's own counter, the same for all. Linux does not know that, since the CPU does not
+// promise it (unsynchronized_tsc in arch/x86/kernel/tsc.c), and would read the HPET instead: a device, behind a
+// lock of the outer QEMU and one of its own, at every look at the time. See docs/lab.md for what that did.
+const cmdline = "console=ttyS0 loglevel=5 nokaslr mitigations=off cryptomgr.notests panic=0 tsc=reliable softlockup_all_cpu_backtrace=1"
 
 func outerQEMU(ctx context.Context) (string, error) {
 	found, err := emulator.Installed(ctx)
@@ -157,14 +161,14 @@ func (h *Host) AwaitReady(ctx context.Context) (plan.Report, error) {
 			last = r.Failure()
 		}
 		if r.Failure() != nil {
-			return r, h.explain(last)
+			return r, h.Explain(last)
 		}
 		if !h.On() {
-			return r, h.explain(fmt.Errorf("the outer QEMU has ended: %w", ErrOff))
+			return r, h.Explain(fmt.Errorf("the outer QEMU has ended: %w", ErrOff))
 		}
 		select {
 		case <-ctx.Done():
-			return r, h.explain(errors.Join(ctx.Err(), last))
+			return r, h.Explain(errors.Join(ctx.Err(), last))
 		case <-time.After(50 * time.Millisecond):
 		}
 	}
@@ -179,12 +183,6 @@ func (h *Host) Report(ctx context.Context, r *plan.Report) error {
 	ctx, cancel := context.WithTimeout(ctx, reportLimit)
 	defer cancel()
 	return h.session(ctx, func(c *agent.Client) error { return c.Query(ctx, r) })
-}
-
-// explain adds to an error what is needed to look into it.
-func (h *Host) explain(err error) error {
-	return fmt.Errorf("host %s: %w\nits command line: %s\nits console ends:\n%s\nnvhd's log ends:\n%s", filepath.Base(h.folder), err,
-		h.path(commandFile), h.Tail(ConsoleLog), h.Tail(DaemonLog))
 }
 
 // Tail is the end of a log, which is a file in the host's folder.

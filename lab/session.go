@@ -97,13 +97,21 @@ func (h *Host) Exec(ctx context.Context, c agent.Command, s agent.Streams) (exit
 	return exit, err
 }
 
-// Run runs a command inside and returns what it printed. A code that is not 0 is an error, which has what the
-// command said on stderr.
+// runLimit bounds Run. What takes longer on an emulated host never comes back: it has locked up.
+const runLimit = 5 * time.Minute
+
+// Run runs a command inside, which takes seconds, and returns what it printed. A code that is not 0 is an error, which has what
+// the command said on stderr. A host that does not answer is an error that explains where it stands; use Exec for what may take longer than five minutes.
 func (h *Host) Run(ctx context.Context, args ...string) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, runLimit)
+	defer cancel()
 	var out, problem bytes.Buffer
 	exit, err := h.Exec(ctx, agent.Command{Args: args}, agent.Streams{Stdout: &out, Stderr: &problem})
 	if err == nil && exit != 0 {
 		err = &ExitError{Args: args, Code: exit, Stderr: problem.String()}
+	}
+	if ctx.Err() != nil && err != nil {
+		err = h.Explain(fmt.Errorf("wait for %q to end: %w", strings.Join(args, " "), err))
 	}
 	if err != nil {
 		return out.String(), fmt.Errorf("inside: %w", err)
@@ -137,18 +145,29 @@ func (h *Host) Unpause(ctx context.Context) error {
 	return h.monitor(ctx, func(c *qmp.Client) error { return c.Execute(ctx, "cont", nil, nil) })
 }
 
+// monitorLimit bounds what is asked of the outer QEMU: it answers at once, or hangs.
+const monitorLimit = 30 * time.Second
+
 // monitor uses the outer QEMU's monitor.
 func (h *Host) monitor(ctx context.Context, use func(*qmp.Client) error) error {
 	if !h.On() {
 		return ErrOff
 	}
+	ctx, cancel := context.WithTimeoutCause(ctx, monitorLimit, errors.New("the outer QEMU does not answer"))
+	defer cancel()
 	return h.nearby(monitorSocket, func(path string) error {
 		c, err := qmp.Dial(ctx, path)
 		if err != nil {
 			return err
 		}
 		defer c.Close()
-		return use(c)
+		defer context.AfterFunc(ctx, func() { c.Close() })()
+		if err := use(c); err != nil && ctx.Err() != nil {
+			return fmt.Errorf("%w: %w", context.Cause(ctx), err)
+		} else if err != nil {
+			return err
+		}
+		return nil
 	})
 }
 

@@ -15,7 +15,7 @@ package labtest
 
 import (
 	"context"
-	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -194,10 +194,10 @@ func (h *Host) poll(what string, within time.Duration, done func() (bool, error)
 			return
 		}
 		if err == nil && time.Now().After(deadline) {
-			err = errors.New("it takes too long")
+			err = fmt.Errorf("it takes longer than %v", within)
 		}
 		if err != nil {
-			h.t.Fatalf("wait for %s: %v\nnvhd's log ends:\n%s", what, err, h.Tail(lab.DaemonLog))
+			h.t.Fatal(h.Explain(fmt.Errorf("wait for %s: %w", what, err)))
 		}
 		time.Sleep(100 * time.Millisecond)
 	}
