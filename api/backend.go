@@ -32,10 +32,10 @@ type Backend interface {
 	Status(ctx context.Context) (host.Status, error)
 	Doctor(ctx context.Context) ([]host.Check, error)
 
-	// Detectors lists what announces outages. TestDetectors sends a test event down
-	// the way of a real one; without a detector that can it is vm.ErrNotFound.
+	// Detectors lists what announces outages. TestDetectors tests the one of a name, or
+	// with "" all that can be; without any it is vm.ErrNotFound.
 	Detectors(ctx context.Context) ([]host.Detector, error)
-	TestDetectors(ctx context.Context) ([]host.DetectorTest, error)
+	TestDetectors(ctx context.Context, name string) ([]host.DetectorTest, error)
 
 	// Announce says how the power is, to the webhook's watcher; without one it is
 	// vm.ErrNotFound, out of order vm.ErrState.

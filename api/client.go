@@ -178,8 +178,12 @@ func (c *Client) Detectors(ctx context.Context) ([]host.Detector, error) {
 	return call[[]host.Detector](ctx, c, request{method: "GET", path: "/v1/detectors"})
 }
 
-func (c *Client) TestDetectors(ctx context.Context) ([]host.DetectorTest, error) {
-	return call[[]host.DetectorTest](ctx, c, request{method: "POST", path: "/v1/detectors/test"})
+func (c *Client) TestDetectors(ctx context.Context, name string) ([]host.DetectorTest, error) {
+	q := request{method: "POST", path: "/v1/detectors/test"}
+	if name != "" {
+		q.query = url.Values{"name": {name}}
+	}
+	return call[[]host.DetectorTest](ctx, c, q)
 }
 
 func (c *Client) Announce(ctx context.Context, e webhook.Event) (webhook.Answer, error) {

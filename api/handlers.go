@@ -47,7 +47,7 @@ func (s *Server) listDetectors(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (s *Server) testDetectors(w http.ResponseWriter, r *http.Request) error {
-	v, err := s.backend.TestDetectors(s.verbs)
+	v, err := s.backend.TestDetectors(s.verbs, r.URL.Query().Get("name"))
 	return answerList(s, w, v, err)
 }
 

@@ -20,8 +20,8 @@ func Routes() []Route { return routes }
 var routes = []Route{
 	{"GET", "/v1/status", "the daemon's own state", (*Server).status},
 	{"GET", "/v1/doctor", "checks of the host, each with its remedy", (*Server).doctor},
-	{"GET", "/v1/detectors", "what announces outages, with the kernel's counts", (*Server).listDetectors},
-	{"POST", "/v1/detectors/test", "a test event from the kernel to the daemon", (*Server).testDetectors},
+	{"GET", "/v1/detectors", "what announces outages, and whether it is heard", (*Server).listDetectors},
+	{"POST", "/v1/detectors/test", "tests of the detectors, without an outage", (*Server).testDetectors},
 	{"POST", webhook.Path, "how the power is, by whoever knows", (*Server).hearEvent},
 	{"GET", "/v1/events", "the event stream (server-sent events)", (*Server).streamEvents},
 

@@ -145,7 +145,15 @@ func TestReadsThroughTheSocket(t *testing.T) {
 	compare(t, "status", d.Host.Status, d.Client.Status)
 	compare(t, "doctor", d.Host.Doctor, d.Client.Doctor)
 	compare(t, "detectors", d.Host.Detectors, d.Client.Detectors)
-	compare(t, "detector tests", d.Host.TestDetectors, d.Client.TestDetectors)
+	for _, name := range []string{"", "kmod nvh_pod"} {
+		test := func(b api.Backend) func(context.Context) ([]host.DetectorTest, error) {
+			return func(ctx context.Context) ([]host.DetectorTest, error) { return b.TestDetectors(ctx, name) }
+		}
+		compare(t, "detector tests "+name, test(d.Host), test(d.Client))
+	}
+	if _, err := d.Client.TestDetectors(ctx, "another"); !errors.Is(err, vm.ErrNotFound) {
+		t.Errorf("test of a detector that is not there: %v", err)
+	}
 	announce := func(b api.Backend) func(context.Context) (webhook.Answer, error) {
 		return func(ctx context.Context) (webhook.Answer, error) {
 			return b.Announce(ctx, webhook.Event{Condition: "on-battery", Source: "bmc"})

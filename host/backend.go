@@ -5,13 +5,14 @@ import (
 	"time"
 
 	"github.com/nv-hypervisor/nv-hypervisor/nvram"
+	"github.com/nv-hypervisor/nv-hypervisor/outage/policy"
 )
 
 // Event is one line of the daemon's event stream.
 type Event struct {
 	Sequence uint64            `json:"sequence"`
 	Time     time.Time         `json:"time"`
-	Type     string            `json:"type"` // state, devices-dumped, devices-restored, outage-begin, outage-committed, outage-clear, image-refused, warning
+	Type     string            `json:"type"` // state, devices-dumped, devices-restored, outage-begin, outage-committed, outage-clear, detector, policy, image-refused, warning
 	VM       string            `json:"vm,omitempty"`
 	Data     map[string]string `json:"data,omitempty"`
 }
@@ -22,6 +23,7 @@ type Status struct {
 	PID        int            `json:"pid"`
 	Config     string         `json:"config,omitempty"` // path of the configuration file; empty: built-in defaults
 	Outage     string         `json:"outage,omitempty"` // id of the outage in progress
+	Power      *policy.Status `json:"power,omitempty"`  // what is made of detectors that leave time; absent: there are none
 	Recovering bool           `json:"recovering"`       // VMs are still being brought back after a start
 	Signal     string         `json:"signal"`           // signal that announces an outage
 	Detectors  []string       `json:"detectors"`        // what is watched, the signal among it

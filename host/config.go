@@ -37,6 +37,7 @@ type Config struct {
 	InFlight   int          `toml:"in_flight"`   // dumps at once; 0: cores + 1
 	Parallel   int          `toml:"parallel"`    // VMs resumed at once; 0: cores
 	Pools      []PoolConfig `toml:"pool"`        // the first is the default pool
+	Policy     PolicyConfig `toml:"policy"`      // what is made of detectors that leave time
 
 	system   nvdimm.System // the machine; tests have others
 	path     string        // file it was read from
@@ -69,6 +70,7 @@ func defaults() Config {
 	return Config{
 		StateDir: "/var/lib/nvh", RuntimeDir: "/run/nvh", Signal: "SIGPWR", Realtime: true,
 		QEMU: "/usr/bin/qemu-system-x86_64", PodDevice: kmod.DefaultPath, system: nvdimm.Host,
+		Policy: defaultPolicy(),
 	}
 }
 
@@ -91,14 +93,25 @@ func ReadConfig(path string) (Config, error) {
 	default:
 		return c, fmt.Errorf("read configuration: %w", err)
 	}
-	meta, err := toml.Decode(string(content), &c)
-	if err != nil {
+	if err := c.decode(string(content)); err != nil {
 		return c, fmt.Errorf("%s: %w", file, err)
 	}
-	if unknown := meta.Undecoded(); len(unknown) > 0 {
-		return c, fmt.Errorf("%s: unknown key %q; see nvhd.toml(5)", file, unknown[0])
-	}
 	return c, c.complete()
+}
+
+// decode reads TOML twice: the second time the tables of single detectors are read on
+// top of those that hold for all.
+func (c *Config) decode(content string) error {
+	meta, err := toml.Decode(content, c)
+	if err != nil {
+		return err
+	}
+	if unknown := meta.Undecoded(); len(unknown) > 0 {
+		return fmt.Errorf("unknown key %q; see nvhd.toml(5)", unknown[0])
+	}
+	c.Policy.inherit()
+	_, err = toml.Decode(content, c)
+	return err
 }
 
 // complete fills in what follows from other keys and checks the rest.
@@ -119,7 +132,7 @@ func (c *Config) complete() error {
 	if c.InFlight < 0 || c.Parallel < 0 {
 		return fmt.Errorf("configuration: in_flight = %d and parallel = %d: neither may be negative; 0 goes by the cores", c.InFlight, c.Parallel)
 	}
-	return errors.Join(c.checkPaths(), c.checkPools())
+	return errors.Join(c.checkPaths(), c.checkPools(), c.Policy.check())
 }
 
 func (c *Config) checkPaths() error {

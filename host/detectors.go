@@ -4,9 +4,11 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/nv-hypervisor/nv-hypervisor/outage"
+	"github.com/nv-hypervisor/nv-hypervisor/outage/policy"
 	"github.com/nv-hypervisor/nv-hypervisor/pod"
 	"github.com/nv-hypervisor/nv-hypervisor/pod/kmod"
 	"github.com/nv-hypervisor/nv-hypervisor/vm"
@@ -15,9 +17,16 @@ import (
 
 // Detector is a source of outages as an operator sees it.
 type Detector struct {
-	Name   string          `json:"name"`
-	Kernel *DetectorCounts `json:"kernel,omitempty"` // what the kernel module counts; absent for other sources
-	Error  string          `json:"error,omitempty"`  // why it has no counts
+	Name      string          `json:"name"`
+	Tier      pod.Tier        `json:"tier"`
+	Connected bool            `json:"connected"`                // it can be relied upon
+	Since     *time.Time      `json:"since,omitempty"`          // of Connected; absent in the emergency tier
+	Condition *pod.Condition  `json:"condition,omitempty"`      // of the power; absent in the emergency tier
+	Detail    string          `json:"detail,omitempty"`         // in the source's own words
+	Runtime   *float64        `json:"runtime_s,omitempty"`      // how long the battery lasts by the source's estimate, in seconds
+	Charge    *float64        `json:"charge_percent,omitempty"` // of the battery
+	Kernel    *DetectorCounts `json:"kernel,omitempty"`         // what the kernel module counts; absent for other sources
+	Error     string          `json:"error,omitempty"`          // why it cannot be relied upon
 }
 
 // DetectorCounts are nvh_pod's, since the module was loaded. Latencies are those of outages, from the first instruction
@@ -36,7 +45,7 @@ type DetectorCounts struct {
 // DetectorTest is how a detector's own test went.
 type DetectorTest struct {
 	Name    string        `json:"name"`
-	Latency outage.Micros `json:"latency_us"` // from the event to the daemon's thread; 0 when it did not arrive
+	Latency outage.Micros `json:"latency_us"` // from the event to the daemon's thread, or from the question to the answer; 0 without one
 	Error   string        `json:"error,omitempty"`
 }
 
@@ -75,7 +84,25 @@ func (h *Host) cachesFlushable() bool {
 	return h.hardware != nil
 }
 
-// watched lists the detectors.
+// watchers lists the detectors that leave time.
+func (h *Host) watchers() []pod.Watcher {
+	var list []pod.Watcher
+	if r := h.runner(); r != nil {
+		for _, w := range r.Watched() {
+			list = append(list, w)
+		}
+	}
+	return list
+}
+
+// runner is what follows them, or nil.
+func (h *Host) runner() *policy.Runner {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.power
+}
+
+// watched lists the detectors that the saver's thread listens to.
 func (h *Host) watched() []pod.Source {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -87,9 +114,9 @@ func (h *Host) Detectors(context.Context) ([]Detector, error) {
 	var list []Detector
 	_, dead := h.saver.Detectors()
 	for _, s := range h.watched() {
-		d := Detector{Name: s.Name()}
+		d := Detector{Name: s.Name(), Tier: pod.Emergency, Connected: true}
 		if slices.Contains(dead, s.Name()) {
-			d.Error = "it came to its end and announces nothing any more: restart nvhd"
+			d.Connected, d.Error = false, "it came to its end and announces nothing any more: restart nvhd"
 		} else if k, ok := s.(kernelDetector); ok {
 			stats, err := k.Stats()
 			if err != nil {
@@ -100,7 +127,30 @@ func (h *Host) Detectors(context.Context) ([]Detector, error) {
 		}
 		list = append(list, d)
 	}
+	for _, w := range h.watchers() {
+		list = append(list, describe(w))
+	}
 	return list, nil
+}
+
+// describe is a watcher as an operator sees it.
+func describe(w pod.Watcher) Detector {
+	health := w.Health()
+	last := health.Last
+	d := Detector{
+		Name: w.Name(), Tier: w.Tier(), Connected: health.Connected, Condition: &last.Condition, Detail: last.Detail, Error: health.Error,
+	}
+	if !health.Since.IsZero() {
+		d.Since = &health.Since
+	}
+	if last.Condition != pod.Unknown && last.Runtime >= 0 {
+		seconds := last.Runtime.Seconds()
+		d.Runtime = &seconds
+	}
+	if last.Condition != pod.Unknown && last.Charge >= 0 {
+		d.Charge = &last.Charge
+	}
+	return d
 }
 
 func countsOf(s kmod.Stats) *DetectorCounts {
@@ -111,24 +161,57 @@ func countsOf(s kmod.Stats) *DetectorCounts {
 	}
 }
 
-// testLimit is how long a test may take before it counts as lost.
-const testLimit = time.Second
+// How long a test may take before it counts as lost: that of the kernel module, which announces an event to this host,
+// and that of a source that is asked over a network.
+const (
+	testLimit     = time.Second
+	questionLimit = 10 * time.Second
+)
 
-// TestDetectors sends a test event down the way of a real one, for every detector that can. Nothing is saved.
-func (h *Host) TestDetectors(ctx context.Context) ([]DetectorTest, error) {
+// TestDetectors tests the detector of a name, or all that can be with "". The kernel module sends a test event down the way of
+// a real one, the others are asked a question. Nothing is saved.
+func (h *Host) TestDetectors(ctx context.Context, name string) ([]DetectorTest, error) {
 	h.testing.Lock()
 	defer h.testing.Unlock()
-	var list []DetectorTest
+	var tests []func() DetectorTest
+	known := false
 	for _, s := range h.watched() {
-		if k, ok := s.(kernelDetector); ok {
-			list = append(list, h.testDetector(ctx, k))
+		known = known || s.Name() == name
+		if k, ok := s.(kernelDetector); ok && (name == "" || s.Name() == name) {
+			tests = append(tests, func() DetectorTest { return h.testDetector(ctx, k) })
 		}
 	}
-	if len(list) == 0 {
-		return nil, vm.WithRemedy(fmt.Errorf("a detector that can be tested: %w", vm.ErrNotFound),
-			"Load the kernel module nvh_pod and restart nvhd; nvh outage simulate tries everything but the detector.")
+	for _, w := range h.watchers() {
+		known = known || w.Name() == name
+		if name == "" || w.Name() == name {
+			tests = append(tests, func() DetectorTest { return askWatcher(ctx, w) })
+		}
 	}
+	switch {
+	case name != "" && !known:
+		return nil, vm.WithRemedy(fmt.Errorf("detector %q: %w", name, vm.ErrNotFound), "List them with nvh pod ls.")
+	case len(tests) == 0:
+		return nil, vm.WithRemedy(fmt.Errorf("a detector that can be tested: %w", vm.ErrNotFound),
+			"Load the kernel module nvh_pod and restart nvhd, or configure a UPS; nvh outage simulate tries everything but the detector.")
+	}
+	list := make([]DetectorTest, len(tests))
+	var wg sync.WaitGroup
+	for i, test := range tests {
+		wg.Go(func() { list[i] = test() })
+	}
+	wg.Wait()
 	return list, nil
+}
+
+// askWatcher sends a question to a source and waits for its answer.
+func askWatcher(ctx context.Context, w pod.Watcher) DetectorTest {
+	ctx, cancel := context.WithTimeout(ctx, questionLimit)
+	defer cancel()
+	start := time.Now()
+	if err := w.Test(ctx); err != nil {
+		return DetectorTest{Name: w.Name(), Error: err.Error()}
+	}
+	return DetectorTest{Name: w.Name(), Latency: outage.MicrosOf(time.Since(start))}
 }
 
 func (h *Host) testDetector(ctx context.Context, k kernelDetector) DetectorTest {

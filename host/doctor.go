@@ -21,6 +21,11 @@ const (
 func (h *Host) Doctor(ctx context.Context) ([]Check, error) {
 	checks := []Check{h.checkKVM(), h.checkQEMU(ctx), h.checkUser(), h.checkRealtime()}
 	checks = append(checks, h.checkStateDir(), h.checkSocket(), checkClock())
+	detectors, err := h.Detectors(ctx)
+	if err != nil {
+		return nil, err
+	}
+	checks = append(checks, checkDetectors(detectors)...)
 	for _, p := range h.allPools() {
 		checks = append(checks, h.checkPool(ctx, p)...)
 	}

@@ -107,3 +107,33 @@ func checkClock() Check {
 	}
 	return ok(name, "synchronised, with a real-time clock")
 }
+
+// checkDetectors: something must tell that the power fails, and be heard.
+func checkDetectors(list []Detector) []Check {
+	if len(list) < 2 {
+		return []Check{warned("detectors", "only the signal announces outages: nothing watches the power by itself",
+			"Configure a UPS or another detector in "+DefaultConfigPath+", or let a service of the UPS send the signal: see docs/detectors.md.")}
+	}
+	var checks []Check
+	for _, d := range list {
+		name := "detector " + d.Name
+		switch {
+		case !d.Connected:
+			checks = append(checks, failed(name, orElse(d.Error, "it has not been reached yet"), "Repair it, then try nvh pod test; until then it announces nothing."))
+		case d.Error != "":
+			checks = append(checks, warned(name, d.Error, "See nvh pod ls."))
+		case d.Condition != nil:
+			checks = append(checks, ok(name, "%s tier, %s", d.Tier, *d.Condition))
+		default:
+			checks = append(checks, ok(name, "%s tier", d.Tier))
+		}
+	}
+	return checks
+}
+
+func orElse(text, otherwise string) string {
+	if text != "" {
+		return text
+	}
+	return otherwise
+}

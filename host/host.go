@@ -25,6 +25,7 @@ import (
 
 	"github.com/nv-hypervisor/nv-hypervisor/internal/durable"
 	"github.com/nv-hypervisor/nv-hypervisor/outage"
+	"github.com/nv-hypervisor/nv-hypervisor/outage/policy"
 	"github.com/nv-hypervisor/nv-hypervisor/pod"
 	"github.com/nv-hypervisor/nv-hypervisor/pod/webhook"
 	"github.com/nv-hypervisor/nv-hypervisor/qemu"
@@ -58,8 +59,9 @@ type Host struct {
 	warnings   []string
 	detectors  []pod.Source
 	hardware   saver.Hardware   // nil: the kernel gives no help
-	webhook    *webhook.Watcher // nil: there is none
+	power      *policy.Runner   // of the detectors that leave time; nil: there are none
 	recovering bool             // until Recover is through
+	webhook    *webhook.Watcher // nil: there is none
 }
 
 // Open takes possession of the state directory and the pools, and starts the
@@ -176,6 +178,9 @@ func (h *Host) Notify(event, vm string, data map[string]string) { h.events.publi
 
 // Close lets go of everything; guests go on running.
 func (h *Host) Close() error {
+	if r := h.runner(); r != nil {
+		r.Close()
+	}
 	for _, v := range h.Ordered() {
 		v.Close()
 	}

@@ -22,6 +22,10 @@ func (h *Host) Status(ctx context.Context) (Status, error) {
 	if t := h.outages.Active(); t != nil {
 		s.Outage = t.ID
 	}
+	if r := h.runner(); r != nil {
+		power := r.Status()
+		s.Power = &power
+	}
 	list, err := h.List(ctx)
 	if err != nil {
 		return Status{}, err
@@ -34,6 +38,11 @@ func (h *Host) Status(ctx context.Context) (Status, error) {
 	s.Recovering = h.recovering
 	for _, d := range h.detectors {
 		s.Detectors = append(s.Detectors, d.Name())
+	}
+	if h.power != nil {
+		for _, w := range h.power.Watched() {
+			s.Detectors = append(s.Detectors, w.Name())
+		}
 	}
 	s.Warnings = slices.Clone(h.warnings)
 	return s, nil

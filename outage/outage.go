@@ -53,6 +53,7 @@ type Controller struct {
 	clearing sync.Mutex // one Clear at a time
 
 	mu      sync.Mutex // guards what follows
+	observe func(Change)
 	active  *Timeline
 	noted   chan struct{} // closed when an outage was noted, and then replaced
 	kept    chan struct{} // closed when the last timeline was stored, or could not be
@@ -95,14 +96,51 @@ func (c *Controller) powerIsBack(id string) {
 			c.noteOutage(r)
 		}
 	}
+	if err := c.end(context.Background(), id, ByDetector); err != nil && !errors.Is(err, ErrNoOutage) {
+		c.log.Error("continue after power came back", "error", err)
+	}
+}
+
+// End is Clear for the outage of this id and no other, said by the policy: it fails
+// with ErrNoOutage when another one is in progress, or none.
+func (c *Controller) End(ctx context.Context, id string) error { return c.end(ctx, id, ByPolicy) }
+
+func (c *Controller) end(ctx context.Context, id, by string) error {
 	c.clearing.Lock()
 	defer c.clearing.Unlock()
 	active := c.Active()
 	if active == nil || active.ID != id {
-		return
+		return fmt.Errorf("outage %s: %w", id, ErrNoOutage)
 	}
-	if _, err := c.clear(context.Background(), active); err != nil {
-		c.log.Error("continue after power came back", "error", err)
+	_, err := c.clear(ctx, active, by)
+	return err
+}
+
+// Change is the beginning or the end of an outage.
+type Change struct {
+	Outage Timeline
+	By     string // who ended it: ByOperator and so on; empty: it began, and its saves are over
+}
+
+// Who ends outages.
+const (
+	ByOperator = "operator"
+	ByDetector = "detector"
+	ByPolicy   = "policy"
+)
+
+// Observe calls f, which must not block, for every change from now on. Whoever waits
+// for an outage in Simulate or Announce is told later.
+func (c *Controller) Observe(f func(Change)) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.observe = f
+}
+
+// changed tells the observer; c.mu is held.
+func (c *Controller) changed(t Timeline, by string) {
+	if c.observe != nil {
+		c.observe(Change{t, by})
 	}
 }
 
@@ -126,7 +164,7 @@ func (c *Controller) noteOutage(r *saver.Result) {
 	if active := c.Active(); active != nil && active.ID == t.ID {
 		t = active.with(t)
 	} else {
-		c.fleet.Notify("outage-begin", "", map[string]string{"id": t.ID, "source": t.Source})
+		c.fleet.Notify("outage-begin", "", map[string]string{"id": t.ID, "source": t.Source, "tier": t.Tier, "cause": t.Cause})
 	}
 	// The timeline first: darkness may be near, and whoever sees a VM saved may ask for it.
 	if err := c.keep(t); err != nil {
@@ -138,14 +176,19 @@ func (c *Controller) noteOutage(r *saver.Result) {
 		}
 	}
 	c.fleet.Notify("outage-committed", "", map[string]string{"id": t.ID, "outcome": t.Outcome})
-	c.log.Warn("outage", "id", t.ID, "source", t.Source, "outcome", t.Outcome, "duration", t.Duration.Duration())
+	c.log.Warn("outage", "id", t.ID, "source", t.Source, "cause", t.Cause, "outcome", t.Outcome, "duration", t.Duration.Duration())
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if c.active == nil || c.active.ID != t.ID {
+		c.changed(t, "")
+	}
 	c.active = &t
 	for w := range c.waiters {
-		w <- t
+		select {
+		case w <- t:
+		default:
+		}
 	}
-	clear(c.waiters)
 	close(c.noted)
 	c.noted = make(chan struct{})
 }
@@ -190,32 +233,45 @@ func (c *Controller) keep(t Timeline) error {
 // Simulate announces an outage as a detector would and returns its timeline once
 // every VM is saved. The guests stay stopped until Clear.
 func (c *Controller) Simulate(ctx context.Context) (Timeline, error) {
+	return c.Announce(ctx, saver.Announcement{Source: "simulate", Tier: "emergency"})
+}
+
+// Announce is Simulate for any source. During an outage it fails with saver.ErrOutage.
+func (c *Controller) Announce(ctx context.Context, a saver.Announcement) (Timeline, error) {
 	event := saver.Now()
-	w := make(chan Timeline, 1)
+	noted := make(chan Timeline, waiterBacklog)
 	c.mu.Lock()
-	c.waiters[w] = true
+	c.waiters[noted] = true
 	c.mu.Unlock()
 	defer func() {
 		c.mu.Lock()
-		delete(c.waiters, w)
+		delete(c.waiters, noted)
 		c.mu.Unlock()
 	}()
-	err := c.saver.Simulate(ctx, event)
+	id, err := c.saver.Announce(ctx, a, event)
 	if errors.Is(err, saver.ErrOutage) {
 		err = vm.WithRemedy(fmt.Errorf("%w: %w", err, vm.ErrState), "End it with nvh outage clear.")
 	}
 	if err != nil {
 		return Timeline{}, err
 	}
-	select {
-	case t := <-w:
-		return t, nil
-	case <-ctx.Done():
-		return Timeline{}, ctx.Err()
-	case <-c.done:
-		return Timeline{}, saver.ErrClosed
+	for {
+		select {
+		case t := <-noted:
+			if t.ID == id {
+				return t, nil
+			}
+		case <-ctx.Done():
+			return Timeline{}, ctx.Err()
+		case <-c.done:
+			return Timeline{}, saver.ErrClosed
+		}
 	}
 }
+
+// waiterBacklog is how many VMs may join an earlier outage late while the next one
+// is announced.
+const waiterBacklog = 64
 
 // Clear says that power is back. Every guest the outage stopped continues in
 // place, highest priority first, and its image is void; whatever could not be
@@ -228,7 +284,7 @@ func (c *Controller) Clear(ctx context.Context) (Timeline, error) {
 	if err != nil {
 		return Timeline{}, err
 	}
-	return c.clear(ctx, active)
+	return c.clear(ctx, active, ByOperator)
 }
 
 // current is the outage in progress; it waits for one that is not noted yet.
@@ -258,12 +314,12 @@ func (c *Controller) current(ctx context.Context) (*Timeline, error) {
 }
 
 // clear ends an outage; c.clearing is held.
-func (c *Controller) clear(ctx context.Context, active *Timeline) (Timeline, error) {
+func (c *Controller) clear(ctx context.Context, active *Timeline, by string) (Timeline, error) {
 	back := saver.Now()
 	if err := c.saver.Clear(); err != nil {
 		return Timeline{}, err
 	}
-	t := *c.retire(active)
+	t := *c.retire(active, by)
 	t.Outcome = "resumed in place"
 	t.VMs = slices.Clone(t.VMs)
 	err := c.continueAll(ctx, &t)
@@ -278,9 +334,10 @@ func (c *Controller) clear(ctx context.Context, active *Timeline) (Timeline, err
 
 // retire makes an outage no longer the active one, unless that is the next one
 // already. It returns its timeline with all that have joined it.
-func (c *Controller) retire(ended *Timeline) *Timeline {
+func (c *Controller) retire(ended *Timeline, by string) *Timeline {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.changed(*ended, by)
 	if c.active != nil && c.active.ID == ended.ID {
 		ended, c.active = c.active, nil
 	}
@@ -343,7 +400,7 @@ type Clock struct{ BootID string }
 // Timeline gives the result of a save its lasting form.
 func (c *Clock) Timeline(r *saver.Result) Timeline {
 	t := Timeline{
-		ID: r.ID, Kind: "save", Source: r.Source, EventNS: r.EventNS, BootID: c.BootID,
+		ID: r.ID, Kind: "save", Source: r.Source, Tier: r.Tier, Cause: r.Cause, EventNS: r.EventNS, BootID: c.BootID,
 		Event: c.Wall(r.EventNS), Outcome: "saved",
 	}
 	if r.Outage {

@@ -210,7 +210,7 @@ func TestOutageRightAfterClear(t *testing.T) {
 	if first.ID == second.ID {
 		t.Fatalf("two outages are called %s", first.ID)
 	}
-	r.retire(first) // the second
+	r.retire(first, ByOperator) // the second
 	if active := r.Active(); active == nil || active.ID != second.ID {
 		t.Errorf("active %+v", active)
 	}

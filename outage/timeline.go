@@ -7,7 +7,9 @@ import "time"
 type Timeline struct {
 	ID       string       `json:"id"`                 // "20261122T113322.123456Z-outage"
 	Kind     string       `json:"kind"`               // "outage", "save", "suspend", "recovery", "restore"
-	Source   string       `json:"source"`             // "signal SIGPWR", "simulate", "operator", "boot"
+	Source   string       `json:"source"`             // "signal SIGPWR", "nut ups@localhost:3493", "simulate", "operator", "boot"
+	Tier     string       `json:"tier,omitempty"`     // how much time the source left: "emergency", "battery", "planned"; empty if it was no outage
+	Cause    string       `json:"cause,omitempty"`    // why all was saved, if the source may have several reasons: "low battery"
 	Event    time.Time    `json:"event"`              // wall clock of the event
 	EventNS  int64        `json:"event_monotonic_ns"` // CLOCK_MONOTONIC of the event
 	BootID   string       `json:"boot_id"`            // the host's boot id, which the monotonic clock belongs to

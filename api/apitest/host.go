@@ -21,6 +21,8 @@ import (
 	"github.com/nv-hypervisor/nv-hypervisor/nvram"
 	"github.com/nv-hypervisor/nv-hypervisor/nvram/nvdimm"
 	"github.com/nv-hypervisor/nv-hypervisor/outage"
+	"github.com/nv-hypervisor/nv-hypervisor/outage/policy"
+	"github.com/nv-hypervisor/nv-hypervisor/pod"
 	"github.com/nv-hypervisor/nv-hypervisor/vm"
 )
 
@@ -147,8 +149,9 @@ func (h *Host) Status(ctx context.Context) (host.Status, error) {
 	for _, i := range h.vms {
 		counts[string(i.State)]++
 	}
-	return host.Status{Version: "1.2.3-test", PID: 4711, Signal: "SIGPWR", Detectors: []string{"signal SIGPWR"}, Accel: "tcg", VMs: counts,
-		Pools: []host.PoolStatus{h.pool()}, Warnings: []string{"the pool survives processes, not the host"}}, err
+	return host.Status{Version: "1.2.3-test", PID: 4711, Signal: "SIGPWR", Detectors: []string{aSignal, aUPS}, Accel: "tcg", VMs: counts,
+		Pools: []host.PoolStatus{h.pool()}, Warnings: []string{"the pool survives processes, not the host"},
+		Power: &policy.Status{Phase: policy.Riding, Since: since, Source: aUPS, Cause: "OB DISCHRG"}}, err
 }
 
 func (h *Host) pool() host.PoolStatus {
@@ -169,19 +172,38 @@ func (h *Host) Doctor(ctx context.Context) ([]host.Check, error) {
 	return h.checks, err
 }
 
+// detectors that every fake host has, and when they were connected.
+const (
+	aSignal = "signal SIGPWR"
+	aModule = "kmod nvh_pod"
+	aUPS    = "nut ups@localhost:3493"
+	aLogind = "logind"
+)
+
+var since = time.Date(2026, 11, 22, 11, 0, 0, 0, time.UTC)
+
 func (h *Host) Detectors(ctx context.Context) ([]host.Detector, error) {
 	err := h.begin(ctx, "Detectors", "")
 	defer h.mu.Unlock()
+	battery, unknown, runtime, charge := pod.OnBattery, pod.Unknown, 1234.0, 87.5
 	return []host.Detector{
-		{Name: "signal SIGPWR"},
-		{Name: "kmod nvh_pod", Kernel: &host.DetectorCounts{Events: 2, Spurious: 1, ReadLast: 250.5, ReadMax: 1900}},
+		{Name: aSignal, Tier: pod.Emergency, Connected: true},
+		{Name: aModule, Tier: pod.Emergency, Connected: true, Kernel: &host.DetectorCounts{Events: 2, Spurious: 1, ReadLast: 250.5, ReadMax: 1900}},
+		{Name: aUPS, Tier: pod.Battery, Connected: true, Since: &since, Condition: &battery, Detail: "OB DISCHRG", Runtime: &runtime, Charge: &charge},
+		{Name: aLogind, Tier: pod.Planned, Since: &since, Condition: &unknown, Error: "the bus is gone"},
 	}, err
 }
 
-func (h *Host) TestDetectors(ctx context.Context) ([]host.DetectorTest, error) {
+func (h *Host) TestDetectors(ctx context.Context, name string) ([]host.DetectorTest, error) {
 	err := h.begin(ctx, "TestDetectors", "")
 	defer h.mu.Unlock()
-	return []host.DetectorTest{{Name: "kmod nvh_pod", Latency: 250.5}}, err
+	switch name {
+	case "":
+		return []host.DetectorTest{{Name: aModule, Latency: 250.5}, {Name: aLogind, Error: "the bus is gone"}}, err
+	case aModule:
+		return []host.DetectorTest{{Name: aModule, Latency: 250.5}}, err
+	}
+	return nil, fmt.Errorf("detector %q: %w", name, vm.ErrNotFound)
 }
 
 func (h *Host) List(ctx context.Context) ([]vm.Info, error) {

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -47,6 +48,9 @@ func printStatus(a *app, s host.Status) error {
 		t.row("outage:", s.Outage+" in progress")
 	}
 	t.row("outage detectors:", strings.Join(s.Detectors, ", "))
+	if p := s.Power; p != nil {
+		t.row("power:", joinNonEmpty(", ", p.Phase.String(), p.Source, p.Cause, ago(time.Now(), p.Since)))
+	}
 	t.row("accelerator:", s.Accel)
 	t.row("real time:", yesNo(s.Realtime))
 	t.row("vms:", countsOf(s.VMs))

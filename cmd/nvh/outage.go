@@ -106,7 +106,7 @@ func millis(m outage.Micros) string { return fmt.Sprintf("%.1f ms", float64(m)/1
 func micros(m outage.Micros) string { return strconv.FormatFloat(float64(m), 'f', 0, 64) }
 
 func printTimeline(a *app, o outage.Timeline) error {
-	fmt.Fprintf(a.stdout, "%s: %s by %s at %s: %s after %s\n", o.ID, o.Kind, oneLine(o.Source),
+	fmt.Fprintf(a.stdout, "%s: %s by %s at %s: %s after %s\n", o.ID, o.Kind, oneLine(announcedBy(o)),
 		o.Event.Local().Format("2006-01-02 15:04:05.000"), o.Outcome, millis(o.Duration))
 	if len(o.Steps) > 0 {
 		fmt.Fprintln(a.stdout)
@@ -126,6 +126,14 @@ func printTimeline(a *app, o outage.Timeline) error {
 		t.row(v.Name, vmTotal(v), micros(begin(v.Steps)), micros(end(v.Steps)), micros(end(v.Steps)-begin(v.Steps)))
 	}
 	return t.flush()
+}
+
+// announcedBy is the source of a timeline, with its tier and why all was saved.
+func announcedBy(o outage.Timeline) string {
+	if more := joinNonEmpty(": ", o.Tier, o.Cause); more != "" {
+		return o.Source + " (" + more + ")"
+	}
+	return o.Source
 }
 
 func printSteps(t *table, who string, steps []outage.Step) {

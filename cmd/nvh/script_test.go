@@ -158,7 +158,7 @@ func orDash(v *float64) string {
 }
 
 func timeline(id string) outage.Timeline {
-	return outage.Timeline{ID: id, Kind: "outage", Source: "signal SIGPWR", Event: time.Date(2026, 11, 22, 11, 33, 22, 123e6, time.UTC),
+	return outage.Timeline{ID: id, Kind: "outage", Source: "signal SIGPWR", Tier: "emergency", Event: time.Date(2026, 11, 22, 11, 33, 22, 123e6, time.UTC),
 		Outcome: "saved", Duration: 16400, Steps: []outage.Step{{Name: "wake", Start: 0, End: 85.4}},
 		VMs: []outage.VMTimeline{
 			{Name: "db", Priority: 20, Outcome: "committed", StateSize: 290 << 10,

@@ -87,6 +87,16 @@ func (p Phase) String() string {
 // MarshalText implements encoding.TextMarshaler.
 func (p Phase) MarshalText() ([]byte, error) { return []byte(p.String()), nil }
 
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (p *Phase) UnmarshalText(text []byte) error {
+	i := slices.Index(phaseNames[:], string(text))
+	if i < 0 {
+		return fmt.Errorf("no phase is called %q", text)
+	}
+	*p = Phase(i)
+	return nil
+}
+
 // Save is an outage to announce.
 type Save struct {
 	Source string // name of the source that is due

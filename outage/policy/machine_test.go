@@ -471,6 +471,13 @@ func TestWords(t *testing.T) {
 		if text, err := p.MarshalText(); err != nil || string(text) != p.String() || len(text) < 4 || p.String() == fmt.Sprintf("phase %d", p) {
 			t.Errorf("phase %d: %s, %v", p, text, err)
 		}
+		var again Phase
+		if err := again.UnmarshalText([]byte(p.String())); err != nil || again != p {
+			t.Errorf("%v reads as %v, %v", p, again, err)
+		}
+	}
+	if err := new(Phase).UnmarshalText([]byte("dreaming")); err == nil {
+		t.Error("a phase that does not exist was read")
 	}
 	if got := Phase(99).String(); got != "phase 99" {
 		t.Error(got)

@@ -16,6 +16,10 @@ type Outages interface {
 	Begin(ctx context.Context, s Save) (id string, err error)
 	// End says that power is back in the outage of this id, and no other.
 	End(ctx context.Context, id string) error
+	// Observe calls began for every outage whose saves are over, whoever announced it,
+	// before its Begin returns; and ended for its end, whether an operator said so or
+	// not. Neither blocks. It is called once, before all else.
+	Observe(began func(id string), ended func(id string, operator bool))
 }
 
 // Watched is a watcher with the rules for it.
@@ -63,6 +67,7 @@ func Start(watched []Watched, o Options) *Runner {
 		options: o, watched: watched, cancel: cancel, news: make(chan struct{}, 1),
 		machine: New(sources, o.Redundant, o.Need),
 	}
+	o.Outages.Observe(r.began, r.ended)
 	r.running.Go(func() { r.loop(ctx) })
 	for i, w := range watched {
 		r.running.Go(func() { r.watch(ctx, i, w) })
@@ -70,8 +75,9 @@ func Start(watched []Watched, o Options) *Runner {
 	return r
 }
 
-// Close ends the watchers and waits for them. A save that has begun goes on by itself,
-// and whoever still waits for a Done is told at once.
+// Close ends the watchers and waits for them, and for guests that are being continued.
+// A save that has begun goes on by itself, and whoever still waits for a Done is told
+// at once.
 func (r *Runner) Close() {
 	r.cancel()
 	r.running.Wait()
@@ -98,13 +104,11 @@ func (r *Runner) Status() Status {
 	return r.status
 }
 
-// Began tells of an outage whose saves are over, whoever announced it. It does not block.
-func (r *Runner) Began(id string) {
+func (r *Runner) began(id string) {
 	r.tell(func(now time.Time) Output { return r.machine.Began(now, id) })
 }
 
-// Ended tells of the end of an outage, and whether an operator said so. It does not block.
-func (r *Runner) Ended(id string, operator bool) {
+func (r *Runner) ended(id string, operator bool) {
 	r.tell(func(now time.Time) Output { return r.machine.Ended(now, id, operator) })
 }
 
@@ -194,7 +198,8 @@ func (r *Runner) carryOut(ctx context.Context, out Output) {
 	}
 	if out.Clear != "" {
 		r.working.Go(func() {
-			if err := r.options.Outages.End(ctx, out.Clear); err != nil {
+			// Guests that have begun to go on are not left half way.
+			if err := r.options.Outages.End(context.WithoutCancel(ctx), out.Clear); err != nil {
 				r.options.Log.Error("continue after power came back", "outage", out.Clear, "error", err)
 				r.tell(func(now time.Time) Output { return r.machine.Cleared(now, out.Clear) })
 			}

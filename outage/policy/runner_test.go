@@ -53,6 +53,9 @@ type stage struct {
 	t     *testing.T
 	wires []*wire
 
+	began func(id string)
+	ended func(id string, operator bool)
+
 	mu     sync.Mutex
 	saves  []Save
 	ends   []string
@@ -81,6 +84,11 @@ func play(t *testing.T, wires ...*wire) *stage {
 	return s
 }
 
+// Observe implements Outages.
+func (s *stage) Observe(began func(string), ended func(string, bool)) {
+	s.began, s.ended = began, ended
+}
+
 // Begin implements Outages.
 func (s *stage) Begin(ctx context.Context, save Save) (string, error) {
 	s.mu.Lock()
@@ -93,7 +101,7 @@ func (s *stage) Begin(ctx context.Context, save Save) (string, error) {
 		return "", ctx.Err()
 	}
 	if err == nil {
-		s.Began(id)
+		s.began(id)
 	}
 	return id, err
 }
@@ -105,7 +113,7 @@ func (s *stage) End(_ context.Context, id string) error {
 	err := s.err
 	s.mu.Unlock()
 	if err == nil {
-		s.Ended(id, false)
+		s.ended(id, false)
 	}
 	return err
 }
@@ -210,11 +218,11 @@ func TestRunnerOthers(t *testing.T) {
 		ups := &wire{name: "ups", tier: pod.Battery}
 		s := play(t, ups)
 		defer s.Close()
-		s.Began("by signal")
+		s.began("by signal")
 		s.expect(Elsewhere, 0, 0)
 		ups.say(pod.LowBattery, nil)
 		s.expect(Elsewhere, 0, 0)
-		s.Ended("by signal", true)
+		s.ended("by signal", true)
 		s.expect(Calm, 0, 0)
 		time.Sleep(10 * time.Second)
 		s.expect(Saved, 1, 0)

@@ -26,11 +26,21 @@ type VMResult struct {
 	Steps     []Step
 }
 
+// Announcement is who announced an outage, and why.
+type Announcement struct {
+	Source string
+	Tier   string // how much time the source leaves: that of detectors here is "emergency"
+	Cause  string // empty for the source's only one
+}
+
+// tierEmergency is the tier of sources that the thread listens to itself.
+const tierEmergency = "emergency"
+
 // Result is one run of the sequence.
 type Result struct {
-	ID      string
-	Outage  bool // announced by a detector
-	Source  string
+	ID     string
+	Outage bool // announced by a detector
+	Announcement
 	EventNS int64 // CLOCK_MONOTONIC of the event
 	WokenNS int64 // when the saver's thread took it up
 	Parked  Step  // the host was blocked after the last commit; zero: it was not
@@ -58,6 +68,7 @@ func (s *Saver) report(tr *trigger) {
 	r := s.free[len(s.free)-1]
 	s.free = s.free[:len(s.free)-1]
 	r.Outage, r.source, r.EventNS, r.WokenNS = tr.outage, tr.source, tr.eventNS, tr.wokenNS
+	r.Announcement = tr.announced
 	r.Parked = Step{Name: "park", Start: tr.parkedNS, End: tr.unparkedNS}
 	r.raw = r.raw[:0]
 	for _, t := range s.targets {
@@ -82,11 +93,8 @@ func (s *Saver) publish() {
 // decode gives a result its readable form, after the last commit.
 func (s *Saver) decode(r *Result) {
 	r.ID = string(s.trigger.id[:s.trigger.idLen])
-	r.Source = "operator"
 	if r.source >= 0 {
-		r.Source = s.sources[r.source].Name()
-	} else if r.Outage {
-		r.Source = "simulate"
+		r.Announcement = Announcement{Source: s.sources[r.source].Name(), Tier: tierEmergency}
 	}
 	for i := range r.raw {
 		r.VMs = append(r.VMs, r.raw[i].decode())
@@ -208,6 +216,7 @@ func (s *Saver) tellPowerBack() {
 // announce makes the trigger an outage, of all VMs, that is to begin.
 func (tr *trigger) announce(source int, eventNS int64) {
 	tr.armed, tr.outage, tr.source, tr.eventNS, tr.only = true, true, source, eventNS, nil
+	tr.announced = Announcement{}
 	tr.parkedNS, tr.unparkedNS = 0, 0
 	tr.name(time.Now())
 }
@@ -226,13 +235,23 @@ func (tr *trigger) name(now time.Time) {
 // Simulate starts an outage as a detector would. The result also goes to Outages.
 // eventNS is CLOCK_MONOTONIC of the request.
 func (s *Saver) Simulate(ctx context.Context, eventNS int64) error {
-	return s.call(ctx, func() error {
+	_, err := s.Announce(ctx, Announcement{Source: "simulate", Tier: tierEmergency}, eventNS)
+	return err
+}
+
+// Announce is Simulate for a source of another kind. It returns the outage's id
+// and does not wait for the saves.
+func (s *Saver) Announce(ctx context.Context, a Announcement, eventNS int64) (id string, err error) {
+	err = s.call(ctx, func() error {
 		if s.active {
 			return ErrOutage
 		}
 		s.trigger.announce(-1, eventNS)
+		s.trigger.announced = a
+		id = string(s.trigger.id[:s.trigger.idLen])
 		return nil
 	})
+	return id, err
 }
 
 // Save saves one VM, or all with nil, because an operator asked. The guests stay
@@ -247,7 +266,7 @@ func (s *Saver) Save(ctx context.Context, only *Target) (*Result, error) {
 		if only != nil && !only.attached {
 			return fmt.Errorf("%s: QEMU's emergency monitor is gone", only.Name())
 		}
-		s.trigger = trigger{source: -1, only: only, eventNS: monotonic()}
+		s.trigger = trigger{source: -1, announced: Announcement{Source: "operator"}, only: only, eventNS: monotonic()}
 		s.trigger.name(time.Now())
 		s.run()
 		if s.trigger.outage { // its result goes to Outages, and has it all

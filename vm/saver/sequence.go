@@ -62,10 +62,12 @@ type times struct {
 type trigger struct {
 	armed    bool
 	outage   bool // announced by a detector, not asked for by an operator
-	source   int  // index of the Source, or -1
+	source   int  // index of the Source, or -1: see announced
 	eventNS  int64
 	wokenNS  int64
 	deadline int64
+
+	announced Announcement // by whom, if by no Source
 
 	parkedNS, unparkedNS int64 // when the host was blocked after the last commit
 
