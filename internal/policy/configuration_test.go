@@ -84,8 +84,10 @@ func TestExampleShowsTheDefaults(t *testing.T) {
 	if wrong := differences(read(t, inForce), read(t, "")); len(wrong) > 0 {
 		t.Errorf("%s shows other values than the defaults: %v", configurationExample, wrong)
 	}
-	if len(differences(read(t, "parallel = 7"), read(t, ""))) != 1 {
-		t.Error("a difference is not found")
+	for _, other := range []string{"parallel = 7", "[policy.battery]\nride = false"} {
+		if len(differences(read(t, other), read(t, ""))) != 1 {
+			t.Errorf("the difference %q is not found", other)
+		}
 	}
 }
 
@@ -102,14 +104,21 @@ func read(t *testing.T, text string) host.Config {
 	return c
 }
 
-// differences lists the keys that differ. Tables are left out: they have no defaults.
+// differences lists the keys that differ. Lists of tables are left out: they have no defaults.
 func differences(a, b host.Config) []string {
+	return differ(reflect.ValueOf(a), reflect.ValueOf(b))
+}
+
+func differ(a, b reflect.Value) []string {
 	var wrong []string
-	va, vb := reflect.ValueOf(a), reflect.ValueOf(b)
-	for i := range va.NumField() {
-		field := va.Type().Field(i)
-		if field.IsExported() && field.Type.Kind() != reflect.Slice && !va.Field(i).Equal(vb.Field(i)) {
-			wrong = append(wrong, fmt.Sprintf("%s = %v, default %v", field.Tag.Get("toml"), va.Field(i), vb.Field(i)))
+	for i := range a.NumField() {
+		field := a.Type().Field(i)
+		switch {
+		case !field.IsExported(), field.Type.Kind() == reflect.Slice:
+		case field.Type.Kind() == reflect.Struct:
+			wrong = append(wrong, differ(a.Field(i), b.Field(i))...)
+		case !a.Field(i).Equal(b.Field(i)):
+			wrong = append(wrong, fmt.Sprintf("%s = %v, default %v", field.Tag.Get("toml"), a.Field(i), b.Field(i)))
 		}
 	}
 	return wrong
