@@ -1,15 +1,12 @@
 package host
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"time"
 
-	"github.com/nv-hypervisor/nv-hypervisor/outage"
 	"github.com/nv-hypervisor/nv-hypervisor/outage/policy"
 	"github.com/nv-hypervisor/nv-hypervisor/pod"
-	"github.com/nv-hypervisor/nv-hypervisor/vm/saver"
 )
 
 // PolicyConfig says what is made of detectors that leave time.
@@ -18,6 +15,7 @@ type PolicyConfig struct {
 	Battery   BatteryPolicy    `toml:"battery"`
 	Planned   PlannedPolicy    `toml:"planned"`
 	Detectors []DetectorPolicy `toml:"detector"` // other rules for some of the battery tier
+	Hooks     []HookConfig     `toml:"hook"`     // run in outages that the policy announces
 }
 
 // BatteryPolicy are the rules of the battery tier; see policy.Rules.
@@ -74,6 +72,11 @@ func (c *PolicyConfig) check() error {
 		}
 		names[d.Name] = true
 		errs = append(errs, d.check("policy.detector "+d.Name))
+	}
+	for i, h := range c.Hooks {
+		if err := h.hook().Check(); err != nil {
+			errs = append(errs, fmt.Errorf("configuration: policy.hook %d: %w", i+1, err))
+		}
 	}
 	return errors.Join(errs...)
 }
@@ -140,40 +143,16 @@ func (h *Host) Follow(watchers []pod.Watcher) error {
 	if len(watched) == 0 {
 		return nil
 	}
-	outages := announcer{h.outages, newNeed(h.store)}
+	outages := &announcer{Controller: h.outages, need: newNeed(h.store), publish: h.events.publish, log: h.log}
+	for _, hook := range h.config.Policy.Hooks {
+		outages.hooks = append(outages.hooks, hook.hook())
+	}
 	power := policy.Start(watched, policy.Options{
-		Outages: outages, Need: outages.longest, Redundant: h.config.Policy.Redundant,
+		Outages: outages, Need: outages.longestWithHooks, Redundant: h.config.Policy.Redundant,
 		Notify: func(event string, data map[string]string) { h.events.publish(event, "", data) }, Log: h.log,
 	})
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.power = power
 	return nil
-}
-
-// announcer is the controller as the policy sees it.
-type announcer struct {
-	*outage.Controller
-	*need
-}
-
-// Observe implements policy.Outages.
-func (a announcer) Observe(began func(id string), ended func(id string, operator bool)) {
-	a.Controller.Observe(func(c outage.Change) {
-		if c.By != "" {
-			ended(c.Outage.ID, c.By == outage.ByOperator)
-			return
-		}
-		a.add(c.Outage.Duration.Duration())
-		began(c.Outage.ID)
-	})
-}
-
-// Begin implements policy.Outages.
-func (a announcer) Begin(ctx context.Context, s policy.Save) (string, error) {
-	t, err := a.Announce(ctx, saver.Announcement{Source: s.Source, Tier: s.Tier.String(), Cause: s.Cause})
-	if errors.Is(err, saver.ErrOutage) {
-		err = fmt.Errorf("%w: %w", policy.ErrUnderWay, err)
-	}
-	return t.ID, err
 }

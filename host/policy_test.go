@@ -3,12 +3,16 @@ package host
 import (
 	"context"
 	"errors"
+	"os"
+	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/nv-hypervisor/nv-hypervisor/outage"
+	"github.com/nv-hypervisor/nv-hypervisor/outage/hook"
 	"github.com/nv-hypervisor/nv-hypervisor/outage/policy"
 	"github.com/nv-hypervisor/nv-hypervisor/pod"
 	"github.com/nv-hypervisor/nv-hypervisor/vm"
@@ -80,6 +84,11 @@ func (s *site) await(what string, reached func() bool) {
 func TestFollow(t *testing.T) {
 	s := newSite(t)
 	s.config.Policy.Battery.Debounce, s.config.Policy.Battery.PowerBack = 0, 0
+	notes := filepath.Join(t.TempDir(), "notes")
+	for _, when := range []string{"before-save", "after-save", "power-back"} {
+		s.config.Policy.Hooks = append(s.config.Policy.Hooks, HookConfig{when, []string{"/bin/sh", "-c", "echo " + when + " $NVH_TIER $NVH_CAUSE $NVH_OUTCOME >>" + notes}, Duration(time.Minute)})
+	}
+	s.config.Policy.Hooks = append(s.config.Policy.Hooks, HookConfig{"before-save", []string{"/bin/false"}, Duration(time.Minute)})
 	s.boot()
 	s.run("patient")
 	ups, bus := newMeter("ups", pod.Battery), newMeter("logind", pod.Planned)
@@ -109,8 +118,17 @@ func TestFollow(t *testing.T) {
 	bus.say(pod.Report{Condition: pod.Mains})
 	s.await("it runs again", state(vm.Running))
 	s.await("the policy knows", phase(policy.Calm))
-	if again, err := s.Outage(s.ctx, latest.ID); err != nil || again.Outcome != "resumed in place" {
-		t.Errorf("%+v, %v", again, err)
+	s.await("the last hook is noted", func() bool {
+		again, err := s.Outage(s.ctx, latest.ID)
+		return err == nil && again.Outcome == "resumed in place" && slices.ContainsFunc(again.Steps, func(o outage.Step) bool { return o.Name == "power-back /bin/sh" })
+	})
+	if !slices.ContainsFunc(latest.Steps, func(o outage.Step) bool {
+		return o.Name == "before-save /bin/false (failed: exit status 1)" && o.End < 0
+	}) {
+		t.Errorf("steps %+v", latest.Steps)
+	}
+	if said, err := os.ReadFile(notes); err != nil || string(said) != "before-save battery low battery\nafter-save battery low battery saved\npower-back battery low battery\n" {
+		t.Errorf("hooks said %q, %v", said, err)
 	}
 	if len(told) != 0 {
 		t.Error("the one who waited was told twice")
@@ -227,6 +245,7 @@ debounce = "7s"
 		"[policy.battery]\nleast_charge = 101":                             "least_charge",
 		"[policy.battery]\npower = 1":                                      "power",
 		"[policy.planned]\npower_back = \"-1s\"":                           "power_back",
+		"[[policy.hook]]\nwhen = \"before-save\"\nlimit = \"1s\"":          "policy.hook 1: command",
 		"[[policy.detector]]\nblind = \"1s\"":                              "policy.detector",
 		"[[policy.detector]]\nname=\"a\"\nlow = 1":                         "low",
 		"[[policy.detector]]\nname=\"a\"\n[[policy.detector]]\nname=\"a\"": `"a"`,
@@ -252,6 +271,10 @@ func TestNeed(t *testing.T) {
 		must(t, store.Put(o))
 	}
 	n := newNeed(store)
+	a := announcer{need: n, hooks: []hook.Hook{{When: hook.BeforeSave, Limit: time.Second}, {When: hook.AfterSave, Limit: time.Hour}}}
+	if got := a.longestWithHooks(); got != 1030*time.Millisecond {
+		t.Errorf("with hooks: %v", got)
+	}
 	if got := n.longest(); got != 30*time.Millisecond {
 		t.Errorf("longest %v", got)
 	}

@@ -2,6 +2,7 @@ package outage
 
 import (
 	"errors"
+	"slices"
 	"sync"
 	"testing"
 
@@ -101,5 +102,31 @@ func TestObserve(t *testing.T) {
 	defer mu.Unlock()
 	if len(seen) != 0 {
 		t.Errorf("told again of the same outage: %+v", seen)
+	}
+}
+
+// Steps of the host are added to an outage in progress, and to one that is over.
+func TestAddSteps(t *testing.T) {
+	r := newRig(t)
+	r.guest("scratch")
+	o, err := r.Simulate(testContext(t))
+	check(t, err)
+	check(t, r.AddSteps(o.ID, Step{Name: "one", Start: -5, End: 7}))
+	if a := r.Active(); a.Steps[len(a.Steps)-1].Name != "one" || len(a.Steps) != len(o.Steps)+1 {
+		t.Errorf("%+v", a.Steps)
+	}
+	check(t, r.End(testContext(t), o.ID))
+	check(t, r.AddSteps(o.ID, Step{Name: "two"}, Step{Name: "three"}))
+	stored, err := r.store.Find(o.ID)
+	check(t, err)
+	var names []string
+	for _, s := range stored.Steps {
+		names = append(names, s.Name)
+	}
+	if want := []string{"wake", "one", "clear", "two", "three"}; !slices.Equal(names, want) || stored.Outcome != "resumed in place" {
+		t.Errorf("steps %q, want %q; %s", names, want, stored.Outcome)
+	}
+	if err := r.AddSteps("20200101T000000Z-outage", Step{}); !errors.Is(err, vm.ErrNotFound) {
+		t.Errorf("an outage that never was: %v", err)
 	}
 }

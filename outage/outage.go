@@ -344,6 +344,26 @@ func (c *Controller) retire(ended *Timeline, by string) *Timeline {
 	return ended
 }
 
+// AddSteps adds steps of the host to the timeline of an outage.
+func (c *Controller) AddSteps(id string, steps ...Step) error {
+	c.mu.Lock()
+	active := c.active
+	if active != nil && active.ID == id {
+		t := *active
+		t.Steps = slices.Concat(t.Steps, steps)
+		c.active = &t
+		c.mu.Unlock()
+		return c.keep(t)
+	}
+	c.mu.Unlock()
+	t, err := c.store.Find(id)
+	if err != nil {
+		return err
+	}
+	t.Steps = append(t.Steps, steps...)
+	return c.keep(t)
+}
+
 // continueAll continues what the outage stopped or kept from starting.
 func (c *Controller) continueAll(ctx context.Context, t *Timeline) error {
 	var mu sync.Mutex

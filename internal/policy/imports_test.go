@@ -25,7 +25,7 @@ var confined = map[string]string{
 
 	"C":        "libnvram",
 	"net/http": "api pod/webhook",
-	"os/exec":  "bench/suite cmd/nvh kmod lab/... qemu",
+	"os/exec":  "bench/suite cmd/nvh kmod lab/... outage/hook qemu",
 	"testing":  "lab/labtest qemu/qemutest qmp/qmptest",
 	"unsafe":   "api bench/floor kmod/modulecheck lab/... libnvram libnvram/handles nvram nvram/nvdimm pod/gpio pod/kmod pod/signal vm/saver",
 

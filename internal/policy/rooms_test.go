@@ -58,7 +58,8 @@ var rooms = []room{
 	{"outage", "internal/durable vm vm/saver"},
 	{"pod/gpio", "pod vm/saver"},
 	{"outage/policy", "pod"},
-	{"host", "internal/blockdev internal/durable nvram nvram/nvdimm outage outage/policy pod pod/kmod pod/signal pod/webhook qemu vm vm/record vm/saver"},
+	{"outage/hook", ""},
+	{"host", "internal/blockdev internal/durable nvram nvram/nvdimm outage outage/hook outage/policy pod pod/kmod pod/signal pod/webhook qemu vm vm/record vm/saver"},
 	{"api", "host internal/connlimit internal/strictjson nvram outage pod/webhook qemu vm"},
 	{"api/apitest", "api host nvram nvram/nvdimm outage outage/policy pod pod/webhook vm"},
 
