@@ -89,7 +89,7 @@ func (h *Host) watchers() []pod.Watcher {
 	var list []pod.Watcher
 	if r := h.runner(); r != nil {
 		for _, w := range r.Watched() {
-			list = append(list, w)
+			list = append(list, w.Watcher)
 		}
 	}
 	return list
