@@ -37,6 +37,7 @@ type Config struct {
 	InFlight   int          `toml:"in_flight"`   // dumps at once; 0: cores + 1
 	Parallel   int          `toml:"parallel"`    // VMs resumed at once; 0: cores
 	Pools      []PoolConfig `toml:"pool"`        // the first is the default pool
+	Pod        PodConfig    `toml:"pod"`         // detectors that leave time
 	Policy     PolicyConfig `toml:"policy"`      // what is made of detectors that leave time
 
 	system   nvdimm.System // the machine; tests have others

@@ -27,6 +27,7 @@ type Detector struct {
 	Charge    *float64        `json:"charge_percent,omitempty"` // of the battery
 	Kernel    *DetectorCounts `json:"kernel,omitempty"`         // what the kernel module counts; absent for other sources
 	Error     string          `json:"error,omitempty"`          // why it cannot be relied upon
+	Warning   string          `json:"warning,omitempty"`        // what to see to though it can
 }
 
 // DetectorCounts are nvh_pod's, since the module was loaded. Latencies are those of outages, from the first instruction
@@ -138,7 +139,7 @@ func describe(w pod.Watcher) Detector {
 	health := w.Health()
 	last := health.Last
 	d := Detector{
-		Name: w.Name(), Tier: w.Tier(), Connected: health.Connected, Condition: &last.Condition, Detail: last.Detail, Error: health.Error,
+		Name: w.Name(), Tier: w.Tier(), Connected: health.Connected, Condition: &last.Condition, Detail: last.Detail, Error: health.Error, Warning: health.Warning,
 	}
 	if !health.Since.IsZero() {
 		d.Since = &health.Since

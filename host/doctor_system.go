@@ -120,8 +120,8 @@ func checkDetectors(list []Detector) []Check {
 		switch {
 		case !d.Connected:
 			checks = append(checks, failed(name, orElse(d.Error, "it has not been reached yet"), "Repair it, then try nvh pod test; until then it announces nothing."))
-		case d.Error != "":
-			checks = append(checks, warned(name, d.Error, "See nvh pod ls."))
+		case d.Error+d.Warning != "":
+			checks = append(checks, warned(name, d.Error+d.Warning, "See nvh pod ls and docs/detectors.md."))
 		case d.Condition != nil:
 			checks = append(checks, ok(name, "%s tier, %s", d.Tier, *d.Condition))
 		default:

@@ -178,6 +178,8 @@ func TestDetectorsAreShownAndTested(t *testing.T) {
 		t.Errorf("%v", err)
 	}
 	expect(t, s.doctor("detector ups"), statusOK, "battery tier, on battery")
+	ups.health.Warning = "replace its battery"
+	expect(t, s.doctor("detector ups"), statusWarn, "replace its battery")
 	expect(t, s.doctor("detector logind"), statusFail, "unplugged", "nvh pod test")
 }
 

@@ -44,9 +44,9 @@ the event was readable, and until nvhd had it.`,
 
 func printDetectors(a *app, list []host.Detector) error {
 	now := time.Now()
-	t := newTable(a.stdout, "DETECTOR", "TIER", "CONNECTED", "SINCE", "CONDITION", "DETAIL", "CHARGE", "RUNTIME", "ERROR")
+	t := newTable(a.stdout, "DETECTOR", "TIER", "CONNECTED", "SINCE", "CONDITION", "DETAIL", "CHARGE", "RUNTIME", "PROBLEM")
 	for _, d := range list {
-		t.row(d.Name, d.Tier.String(), yesNo(d.Connected), agoPtr(now, d.Since), condition(d), d.Detail, percent(d.Charge), lasts(d.Runtime), d.Error)
+		t.row(d.Name, d.Tier.String(), yesNo(d.Connected), agoPtr(now, d.Since), condition(d), d.Detail, percent(d.Charge), lasts(d.Runtime), d.Error+d.Warning)
 	}
 	if err := t.flush(); err != nil {
 		return err

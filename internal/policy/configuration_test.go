@@ -65,7 +65,7 @@ func keysOf(config reflect.Type) []string {
 		for inner.Kind() == reflect.Slice || inner.Kind() == reflect.Pointer {
 			inner = inner.Elem()
 		}
-		if inner.Kind() == reflect.Struct && inner.PkgPath() == config.PkgPath() {
+		if inner.Kind() == reflect.Struct && (inner.PkgPath() == config.PkgPath() || strings.HasPrefix(inner.PkgPath(), module+"/pod/")) {
 			keys = append(keys, keysOf(inner)...)
 		} else {
 			keys = append(keys, strings.Split(field.Tag.Get("toml"), ",")[0])
@@ -104,7 +104,7 @@ func read(t *testing.T, text string) host.Config {
 	return c
 }
 
-// differences lists the keys that differ. Lists of tables are left out: they have no defaults.
+// differences lists the keys that differ. Tables that may be missing are left out: they have no defaults.
 func differences(a, b host.Config) []string {
 	return differ(reflect.ValueOf(a), reflect.ValueOf(b))
 }
@@ -114,7 +114,7 @@ func differ(a, b reflect.Value) []string {
 	for i := range a.NumField() {
 		field := a.Type().Field(i)
 		switch {
-		case !field.IsExported(), field.Type.Kind() == reflect.Slice:
+		case !field.IsExported(), field.Type.Kind() == reflect.Slice, field.Type.Kind() == reflect.Pointer:
 		case field.Type.Kind() == reflect.Struct:
 			wrong = append(wrong, differ(a.Field(i), b.Field(i))...)
 		case !a.Field(i).Equal(b.Field(i)):
