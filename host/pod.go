@@ -2,6 +2,7 @@ package host
 
 import (
 	"github.com/nv-hypervisor/nv-hypervisor/pod/gpio"
+	"github.com/nv-hypervisor/nv-hypervisor/pod/logind"
 	"github.com/nv-hypervisor/nv-hypervisor/pod/nut"
 	"github.com/nv-hypervisor/nv-hypervisor/pod/powersupply"
 	"github.com/nv-hypervisor/nv-hypervisor/pod/webhook"
@@ -13,4 +14,5 @@ type PodConfig struct {
 	GPIO        []gpio.Config       `toml:"gpio"`         // each a line
 	PowerSupply *powersupply.Config `toml:"power_supply"` // nil: not watched
 	Webhook     *webhook.Config     `toml:"webhook"`      // nil: nobody is listened to
+	Logind      *logind.Config      `toml:"logind"`       // nil: not asked to wait
 }

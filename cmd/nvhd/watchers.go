@@ -7,6 +7,7 @@ import (
 	"github.com/nv-hypervisor/nv-hypervisor/host"
 	"github.com/nv-hypervisor/nv-hypervisor/pod"
 	"github.com/nv-hypervisor/nv-hypervisor/pod/gpio"
+	"github.com/nv-hypervisor/nv-hypervisor/pod/logind"
 	"github.com/nv-hypervisor/nv-hypervisor/pod/nut"
 	"github.com/nv-hypervisor/nv-hypervisor/pod/powersupply"
 	"github.com/nv-hypervisor/nv-hypervisor/pod/webhook"
@@ -32,6 +33,9 @@ func newWatchers(h *host.Host, c host.PodConfig) ([]pod.Watcher, error) {
 		if err == nil {
 			h.UseWebhook(w)
 		}
+	}
+	if c.Logind != nil {
+		list.add(logind.New(*c.Logind))
 	}
 	return list.made, list.err
 }

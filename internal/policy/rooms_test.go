@@ -59,13 +59,13 @@ var rooms = []room{
 	{"pod/gpio", "pod vm/saver"},
 	{"outage/policy", "pod"},
 	{"outage/hook", ""},
-	{"host", "internal/blockdev internal/durable nvram nvram/nvdimm outage outage/hook outage/policy pod pod/gpio pod/kmod pod/nut pod/powersupply pod/signal pod/webhook qemu vm vm/record vm/saver"},
+	{"host", "internal/blockdev internal/durable nvram nvram/nvdimm outage outage/hook outage/policy pod pod/gpio pod/kmod pod/logind pod/nut pod/powersupply pod/signal pod/webhook qemu vm vm/record vm/saver"},
 	{"api", "host internal/connlimit internal/strictjson nvram outage pod/webhook qemu vm"},
 	{"api/apitest", "api host nvram nvram/nvdimm outage outage/policy pod pod/webhook vm"},
 
 	// The programs.
 	{"cmd/nvh", "api host internal/terminal nvram nvram/nvdimm outage pod/webhook qemu vm"},
-	{"cmd/nvhd", "api host internal/version pod pod/gpio pod/kmod pod/nut pod/powersupply pod/signal pod/webhook vm vm/saver"},
+	{"cmd/nvhd", "api host internal/version pod pod/gpio pod/kmod pod/logind pod/nut pod/powersupply pod/signal pod/webhook vm vm/saver"},
 
 	// The lab, which no program imports.
 	{"lab/debian", ""},
