@@ -12,6 +12,7 @@
 //	nvh.mem=64           MiB of checked memory
 //	nvh.cpus=N           checkers, each bound to a CPU; default all CPUs
 //	nvh.load=cpu,disk    check memory without pause on every checker; append to the journal without pause
+//	nvh.load=memory      rewrite memory without pause on every checker
 //
 // Commands, one a line on the console: sum, time, shell, reboot, poweroff. The ACPI power button powers off.
 package main

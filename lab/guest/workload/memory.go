@@ -61,7 +61,7 @@ func newMemory(p params, boot journal.BootID) (*memory, error) {
 	for i := range p.checkers {
 		from, to := blocks*i/p.checkers, blocks*(i+1)/p.checkers
 		c := &checker{
-			cpu: i % runtime.NumCPU(), seed: seed + uint64(i), busy: p.loadCPU,
+			cpu: i % runtime.NumCPU(), seed: seed + uint64(i), busy: p.loadCPU || p.loadWrite, writes: p.loadWrite,
 			words:    words[from*pattern.WordsPerBlock : to*pattern.WordsPerBlock],
 			slice:    int(time.Duration(to-from)*min(p.tick, sweepTime)/sweepTime) + 1,
 			requests: make(chan request), answers: m.answers,
@@ -108,6 +108,7 @@ type checker struct {
 	cpu      int
 	seed     uint64
 	busy     bool
+	writes   bool
 	words    []uint64
 	slice    int // blocks verified in a step
 	requests chan request
@@ -138,14 +139,18 @@ func (c *checker) run() {
 	}
 }
 
-// await waits for a request; a busy checker verifies blocks until one comes.
+// await waits for a request; a busy checker verifies blocks, or rewrites them, until one comes.
 func (c *checker) await(p *pattern.Pattern) request {
 	for c.busy {
 		select {
 		case r := <-c.requests:
 			return r
 		default:
-			p.CheckNext(1)
+			if c.writes {
+				p.Step()
+			} else {
+				p.CheckNext(1)
+			}
 		}
 	}
 	return <-c.requests

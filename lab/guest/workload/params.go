@@ -16,6 +16,7 @@ type params struct {
 	checkers  int
 	loadCPU   bool
 	loadDisk  bool
+	loadWrite bool
 }
 
 func readParams(path string) (params, error) {
@@ -58,9 +59,11 @@ func (p *params) set(name, value string) (err error) {
 				p.loadCPU = true
 			case "disk":
 				p.loadDisk = true
+			case "memory":
+				p.loadWrite = true
 			case "idle":
 			default:
-				err = fmt.Errorf("unknown load %q, know cpu, disk, idle", kind)
+				err = fmt.Errorf("unknown load %q, know cpu, disk, memory, idle", kind)
 			}
 		}
 	default:

@@ -18,6 +18,7 @@ func TestParams(t *testing.T) {
 		"quiet nvh.tick=1s nvh.mem=8":         with(func(p *params) { p.tick, p.memoryMiB = time.Second, 8 }),
 		"nvh.load=cpu,disk nvh.cpus=3\n":      with(func(p *params) { p.loadCPU, p.loadDisk, p.checkers = true, true, 3 }),
 		"nvh.load=idle":                       usual,
+		"nvh.load=memory":                     with(func(p *params) { p.loadWrite = true }),
 		"nvh.mem=8 something.nvh.mem=x quiet": with(func(p *params) { p.memoryMiB = 8 }),
 	} {
 		if got, err := parseParams(line); err != nil || got != want {
