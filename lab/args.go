@@ -63,6 +63,9 @@ func (h *Host) args() []string {
 			"-chardev", fmt.Sprintf("socket,id=port%d,path=%s,server=on,wait=off", n, portSocket(n)),
 			"-device", fmt.Sprintf("virtserialport,bus=ports.0,chardev=port%d,name=%s", n, agent.PortName(n)))
 	}
+	if h.waking {
+		args = append(args, "-incoming", "defer")
+	}
 	return args
 }
 

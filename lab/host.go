@@ -54,6 +54,9 @@ type Host struct {
 	folder string
 	config config
 	tied   bool // see Tie
+
+	standby bool // the next boot stops before it looks at the NVDIMMs and the disk
+	waking  bool // the outer QEMU begins with a state that it is given; see Standby
 }
 
 // config is host.json.

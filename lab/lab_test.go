@@ -151,10 +151,15 @@ func TestCutCopy(t *testing.T) {
 		must(t, os.WriteFile(h.path(name), []byte("0\n"), 0o644))
 	}
 	must(t, h.spawn())
+	folder := filepath.Join(t.TempDir(), "dark") // one copy is made over the other
 	for range 5 {
 		time.Sleep(20 * time.Millisecond)
-		dark, _, err := h.CutCopy(t.Context(), filepath.Join(t.TempDir(), "dark"))
+		start := time.Now()
+		dark, frozen, err := h.CutCopy(t.Context(), folder)
 		must(t, err)
+		if frozen.At.Before(start) || frozen.For <= 0 || frozen.At.Add(frozen.For).After(time.Now()) {
+			t.Errorf("frozen %v for %v, between %v and now", frozen.At, frozen.For, start)
+		}
 		first, second := number(t, dark.path(NVDIMMFile(0))), number(t, dark.path(diskFile))
 		if d := first - second; d < 0 || d > 1 {
 			t.Errorf("the copy is of two instants: %d and %d", first, second)
@@ -162,7 +167,15 @@ func TestCutCopy(t *testing.T) {
 		if dark.On() || !h.On() {
 			t.Errorf("on: copy %v, original %v", dark.On(), h.On())
 		}
-		must(t, dark.Remove())
+		again, err := dark.Duplicate(filepath.Join(t.TempDir(), "again"))
+		must(t, err)
+		if got := number(t, again.path(diskFile)); got != second {
+			t.Errorf("the duplicate has %d, the copy %d", got, second)
+		}
+		if _, err := os.Stat(dark.path(DaemonLog)); err == nil {
+			t.Error("the log of an earlier copy is there")
+		}
+		must(t, os.WriteFile(dark.path(DaemonLog), []byte("of this copy"), 0o644))
 	}
 	must(t, h.Cut())
 	if _, _, err := h.CutCopy(t.Context(), filepath.Join(t.TempDir(), "dark")); err == nil {
@@ -192,6 +205,7 @@ func TestSparseCopy(t *testing.T) {
 	}
 	must(t, f.Truncate(64<<20))
 	must(t, f.Close())
+	must(t, os.WriteFile(to, bytes.Repeat([]byte("old"), 30<<20), 0o644)) // all of it is overwritten
 	must(t, copySparse(to, from))
 	a, err := os.ReadFile(from)
 	must(t, err)

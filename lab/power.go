@@ -56,10 +56,10 @@ func (h *Host) PowerOn(ctx context.Context) error {
 	if h.On() {
 		return fmt.Errorf("power on %s: %w", h.folder, ErrOn)
 	}
-	if err := h.installProduct(ctx); err != nil {
-		return fmt.Errorf("power on %s: %w", h.folder, err)
+	if !h.waking { // else the product is that which is in memory
+		err = h.installProduct(ctx)
 	}
-	if err := errors.Join(h.writeCommand(), h.removeSockets()); err != nil {
+	if err := errors.Join(err, h.writeCommand(), h.removeSockets()); err != nil {
 		return fmt.Errorf("power on %s: %w", h.folder, err)
 	}
 	return h.spawn()
@@ -84,6 +84,7 @@ func (h *Host) installProduct(ctx context.Context) error {
 		size += n + n/8
 	}
 	p := h.config.Options.plan()
+	p.Standby = h.standby
 	if p.POD {
 		n, err := copyProgram(filepath.Join(work, plan.Module), h.config.Module)
 		if err != nil {

@@ -130,9 +130,13 @@ func (e *ExitError) Error() string {
 	return fmt.Sprintf("%s: exit code %d: %s", strings.Join(e.Args, " "), e.Code, strings.TrimSpace(e.Stderr))
 }
 
-// NMI is the power-outage detector's interrupt: a non-maskable one on every CPU of the host.
-func (h *Host) NMI(ctx context.Context) error {
-	return h.monitor(ctx, func(c *qmp.Client) error { return c.Execute(ctx, "inject-nmi", nil, nil) })
+// NMI is the power-outage detector's interrupt: a non-maskable one on every CPU of the host. It returns when it was asked for.
+func (h *Host) NMI(ctx context.Context) (asked time.Time, err error) {
+	err = h.monitor(ctx, func(c *qmp.Client) error {
+		asked = time.Now()
+		return c.Execute(ctx, "inject-nmi", nil, nil)
+	})
+	return asked, err
 }
 
 // Pause stops the host and its clock, as if time stood still, until Unpause.

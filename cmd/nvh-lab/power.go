@@ -142,7 +142,8 @@ The power stays on until cut.`,
 			if err != nil {
 				return err
 			}
-			return h.NMI(cmd.Context())
+			_, err = h.NMI(cmd.Context())
+			return err
 		},
 	}
 }

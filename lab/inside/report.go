@@ -4,7 +4,6 @@ import (
 	"os"
 	"strings"
 	"sync"
-	"syscall"
 
 	"golang.org/x/sys/unix"
 
@@ -50,6 +49,7 @@ func (h *host) currentReport() plan.Report {
 	defer h.mu.Unlock()
 	r := h.report
 	r.Steps = append([]plan.Step(nil), r.Steps...)
+	r.ClockNS = clock(unix.CLOCK_MONOTONIC)
 	return r
 }
 
@@ -63,10 +63,13 @@ func (h *host) noteDaemon(pid int, restarted bool) {
 }
 
 // uptime is CLOCK_BOOTTIME in seconds.
-func uptime() float64 {
+func uptime() float64 { return float64(clock(unix.CLOCK_BOOTTIME)) / 1e9 }
+
+// clock is a clock in nanoseconds, 0 where there is none.
+func clock(id int32) int64 {
 	var ts unix.Timespec
-	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &ts); err != nil {
+	if err := unix.ClockGettime(id, &ts); err != nil {
 		return 0
 	}
-	return float64(syscall.TimespecToNsec(syscall.Timespec(ts))) / 1e9
+	return ts.Nano()
 }

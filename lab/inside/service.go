@@ -27,9 +27,6 @@ const (
 
 // startDaemon starts nvhd and returns when it has said that it is ready. From then on it is started again whenever it ends.
 func (h *host) startDaemon() error {
-	if h.plan.Hold {
-		return nil
-	}
 	notify, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: notifySocket, Net: "unixgram"})
 	if err != nil {
 		return err

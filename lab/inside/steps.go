@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -25,6 +26,7 @@ func (h *host) steps() []struct {
 	}{
 		{"system", h.enterSystem},
 		{"product", h.mountProduct},
+		{plan.StandbyStep, h.standBy},
 		{"disk", h.mountDisk},
 		{"NVDIMMs", h.setUpNVDIMMs},
 		{"configuration", h.configure},
@@ -119,6 +121,24 @@ func (h *host) mountProduct() (err error) {
 	}
 	h.plan, err = plan.Read(filepath.Join(plan.Product, plan.File))
 	return err
+}
+
+// standBy waits for the outside, in a host that is put to sleep here and woken up with other contents of its NVDIMMs and its disk.
+// What the drivers have read of the old ones when they found the devices is forgotten.
+func (h *host) standBy() error {
+	if !h.plan.Standby {
+		return nil
+	}
+	for {
+		_, err := os.Stat(plan.Go)
+		if err == nil {
+			return os.WriteFile("/proc/sys/vm/drop_caches", []byte("1"), 0)
+		}
+		if !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
 }
 
 func (h *host) mountDisk() error {

@@ -1,14 +1,18 @@
 package labtest
 
 import (
+	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
 	"time"
 
+	"github.com/nv-hypervisor/nv-hypervisor/lab"
 	"github.com/nv-hypervisor/nv-hypervisor/lab/guest"
 	"github.com/nv-hypervisor/nv-hypervisor/lab/plan"
+	"github.com/nv-hypervisor/nv-hypervisor/outage"
 	"github.com/nv-hypervisor/nv-hypervisor/vm"
 )
 
@@ -24,11 +28,17 @@ func (h *Host) Launch(name string, flags ...string) {
 	h.t.Helper()
 	disk := "/var/lib/" + name + ".img"
 	h.Run("truncate", "-s", "16M", disk)
-	cmdline := strings.TrimSpace(h.Run("cat", plan.Guest+"/cmdline")) + " " + parameters
 	create := []string{"nvh", "create", name, "--memory", "192M", "--start", "--disk", disk,
-		"--kernel", plan.Guest + "/vmlinuz", "--initrd", plan.Guest + "/initrd", "--cmdline", cmdline}
+		"--kernel", plan.Guest + "/vmlinuz", "--initrd", plan.Guest + "/initrd", "--cmdline", h.GuestCmdline()}
 	h.Run(append(create, flags...)...)
 	h.guests[name] = &guestState{}
+}
+
+// GuestCmdline is the kernel command line of a guest, with more parameters of the workload.
+func (h *Host) GuestCmdline(more ...string) string {
+	h.t.Helper()
+	line := strings.TrimSpace(h.Run("cat", plan.Guest+"/cmdline"))
+	return strings.Join(append([]string{line, parameters}, more...), " ")
 }
 
 // AwaitRunning waits until guests have booted and their workload has gone on for a while.
@@ -117,52 +127,99 @@ func (h *Host) AwaitSaved(names ...string) {
 // happened: no boot in between, the count not behind what was seen before, and all of its memory and its disk intact.
 func (h *Host) Continued(name string) {
 	h.t.Helper()
-	g := h.guests[name]
-	before := g.last
 	h.AwaitState(name, vm.Running)
-	h.AwaitTicks(name, 3)
-	if g.last.BootID != before.BootID || g.last.Count < before.Count {
-		h.t.Fatalf("%s did not go on: %v, before %v", name, g.last, before)
-	}
-	h.Intact(name)
+	h.must(h.wentOn(name))
 }
 
-// Intact checks all memory of a guest and all of its disk, by the guest itself.
-func (h *Host) Intact(name string) {
+// wentOn is Continued for guests that run. Only what they say from now on counts: the log of a console is older than a cut. The error is
+// ErrLockedUp, anything else ends the test.
+func (h *Host) wentOn(names ...string) error {
 	h.t.Helper()
-	sums := func() (sums []string, err error) {
-		out, err := h.Host.Run(h.ctx, "grep", "-a", "full-sum=", vmFolder(name)+"/console.log")
-		if exit := exitCode(err); exit == 1 { // none yet
-			return nil, nil
-		}
-		return strings.Split(strings.TrimSpace(out), "\n"), err
+	ticks, err := h.intact(names)
+	if err != nil {
+		return err
 	}
-	before, err := sums()
-	h.must(err)
-	h.Type(name, "sum")
-	h.poll("the checksum of "+name, patience, func() (bool, error) {
-		now, err := sums()
-		if err != nil || len(now) == len(before) {
-			return false, err
-		}
-		if last := now[len(now)-1]; !strings.Contains(last, "full-sum=ok(") || !strings.Contains(last, "/ok") {
-			return false, fmt.Errorf("%s is damaged: %s", name, last)
-		}
-		return true, nil
-	})
-	ticks, err := h.ticks(name)
-	h.must(err)
-	for _, t := range ticks {
-		if !t.SumOK || t.Disk == guest.DiskBad {
-			h.t.Fatalf("%s is damaged: %v", name, t)
+	for name, said := range ticks {
+		g := h.guests[name]
+		before := g.last
+		for _, tick := range said {
+			if tick.BootID != before.BootID || tick.Count < before.Count {
+				h.t.Fatalf("%s did not go on: %v, before %v", name, tick, before)
+			}
+			g.last = tick
 		}
 	}
+	return nil
 }
 
-// Type types a line on a guest's console.
-func (h *Host) Type(name, line string) {
+// intact has guests check all of their memory and all of their disks, all at once. It returns what ticks they printed behind
+// that, at least one each.
+func (h *Host) intact(names []string) (map[string][]guest.Tick, error) {
 	h.t.Helper()
-	h.Run("sh", "-c", fmt.Sprintf("(echo %s; sleep 1) | timeout -s INT 2 nvh console %s >/dev/null 2>&1 || true", line, name))
+	ticks := map[string][]guest.Tick{}
+	answers, err := h.ask("sum", "full-sum=", names)
+	for name, output := range answers {
+		sum := ""
+		for line := range strings.Lines(output) {
+			if strings.Contains(line, "full-sum=") {
+				sum = line
+			}
+			tick, ok := guest.ParseLine(line)
+			if !ok {
+				continue
+			}
+			if !tick.SumOK || tick.Disk == guest.DiskBad {
+				h.t.Fatalf("%s is damaged: %v", name, tick)
+			}
+			if sum != "" {
+				ticks[name] = append(ticks[name], tick)
+			}
+		}
+		if !strings.Contains(sum, "full-sum=ok(") || !strings.Contains(sum, "/ok") {
+			h.t.Fatalf("%s is damaged: %s", name, sum)
+		}
+		if len(ticks[name]) == 0 {
+			h.t.Fatalf("%s does not go on after %s\nall it said:\n%s", name, sum, output)
+		}
+	}
+	return ticks, err
+}
+
+// ask types a line on the consoles of guests, and returns what they print until each has answered and gone on for a tick.
+func (h *Host) ask(line, answer string, names []string) (map[string]string, error) {
+	h.t.Helper()
+	const separator = "=== console of "
+	var ask, wait, show strings.Builder
+	for _, name := range names {
+		out := "/tmp/console-" + name
+		fmt.Fprintf(&ask, "(echo %s; exec sleep 100) | exec nvh console %s >%s 2>/dev/null & pids=\"$pids $!\"; ", line, name, out)
+		fmt.Fprintf(&wait, `until sed -n "/%s/,\$p" %s | grep -q "uptime=[0-9]*[.][0-9]"; do usleep 300000; n=$((n+1)); [ $n -lt 300 ] || break; done; `, answer, out)
+		fmt.Fprintf(&show, "echo %q; cat %s; ", separator+name, out)
+	}
+	ctx, cancel := context.WithTimeout(h.ctx, patience)
+	defer cancel()
+	output, err := h.Host.Run(ctx, "sh", "-c", "n=0; "+ask.String()+wait.String()+"kill $pids; "+show.String())
+	if ctx.Err() != nil && h.ctx.Err() == nil && h.On() {
+		return nil, ErrLockedUp // the script ends long before
+	}
+	h.must(err)
+	answers := map[string]string{}
+	for part := range strings.SplitSeq(output, separator) {
+		if name, said, ok := strings.Cut(part, "\n"); ok {
+			answers[name] = said
+		}
+	}
+	return answers, nil
+}
+
+// Type types a line on the consoles of guests.
+func (h *Host) Type(line string, names ...string) {
+	h.t.Helper()
+	var script strings.Builder
+	for _, name := range names {
+		fmt.Fprintf(&script, "(echo %s; sleep 1) | timeout -s INT 2 nvh console %s >/dev/null 2>&1 & ", line, name)
+	}
+	h.Run("sh", "-c", script.String()+"wait")
 }
 
 // Lost waits until a guest prints again after a power cut, and checks that it knows nothing of what was before.
@@ -192,14 +249,74 @@ type Fate struct {
 	Reason  string // why it was booted cold, if it was not resumed
 }
 
-// Fate waits until nvhd has decided about a VM after a power cut. A guest that was resumed must be intact; one that was not must
-// have been booted cold, with a reason. Anything else ends the test.
-func (h *Host) Fate(name string) Fate {
+// Fates waits until nvhd has recovered after a power cut, and tells what it has done with VMs, by its timeline. A guest that was resumed must be
+// intact; one that was not must have been booted cold, with a reason. Anything else ends the test, but a host that locks up, which is
+// ErrLockedUp.
+func (h *Host) Fates(names ...string) (map[string]Fate, error) {
 	h.t.Helper()
-	h.AwaitState(name, vm.Running)
-	if reason := h.Info(name).Reason; reason != "" {
-		return Fate{Reason: reason}
+	recovery, err := h.awaitRecovery()
+	if err != nil {
+		return nil, err
 	}
-	h.Continued(name)
-	return Fate{Resumed: true}
+	fates := map[string]Fate{}
+	var resumed []string
+	for _, v := range recovery.VMs {
+		switch {
+		case v.Outcome == "resumed":
+			resumed = append(resumed, v.Name)
+			fates[v.Name] = Fate{Resumed: true}
+		case v.Outcome == "cold-booted" && v.Reason != "":
+			fates[v.Name] = Fate{Reason: v.Reason}
+		default:
+			h.t.Fatalf("VM %s: %s, reason %q\nnvhd's log ends:\n%s", v.Name, v.Outcome, v.Reason, h.Tail(lab.DaemonLog))
+		}
+	}
+	if len(resumed) > 0 {
+		err = h.wentOn(resumed...)
+	}
+	return fates, err
+}
+
+// ErrLockedUp says that the kernel of an emulated host does not get on: nobody inside answers any more.
+var ErrLockedUp = errors.New("the emulated host has locked up")
+
+// answerLimit is how long a host that gets on takes at most to answer a question.
+const answerLimit = 30 * time.Second
+
+// awaitRecovery waits for the timeline of the recovery in this boot. When it is there is read in nvhd's log, from outside: an emulated
+// host that is asked again and again does little else.
+func (h *Host) awaitRecovery() (recovery outage.Timeline, err error) {
+	h.t.Helper()
+	asked := time.Now()
+	h.poll("the recovery", patience, func() (bool, error) {
+		log := h.Tail(lab.DaemonLog)
+		if strings.Contains(log[max(0, strings.LastIndex(log, "msg=serving")):], "msg=recovered") {
+			return true, nil
+		}
+		if time.Since(asked) > answerLimit {
+			asked = time.Now()
+			err = h.answers()
+		}
+		return err != nil, nil
+	})
+	if err != nil {
+		return recovery, err
+	}
+	var report plan.Report
+	h.must(h.Report(h.ctx, &report))
+	find := fmt.Sprintf("cat $(grep -l %s %s/timelines/*-recovery.json)", report.BootID, plan.State)
+	h.must(json.Unmarshal([]byte(h.Run("sh", "-c", find)), &recovery))
+	return recovery, nil
+}
+
+// answers asks the host a question that it answers at once, as long as it gets on.
+func (h *Host) answers() error {
+	ctx, cancel := context.WithTimeout(h.ctx, answerLimit)
+	defer cancel()
+	var report plan.Report
+	err := h.Report(ctx, &report)
+	if err != nil && h.On() && h.ctx.Err() == nil {
+		return fmt.Errorf("%w: %w", ErrLockedUp, err)
+	}
+	return err
 }

@@ -51,7 +51,7 @@ func Start(t testing.TB, o lab.Options) *Host {
 	if err != nil {
 		t.Fatal(err)
 	}
-	h := adopt(ctx, t, inner)
+	h := adopt(ctx, t, inner, (*Host).end)
 	h.PowerOn()
 	return h
 }
@@ -69,12 +69,28 @@ func contextOf(t testing.TB) context.Context {
 	return ctx
 }
 
-// CutCopy returns a host whose power was cut at this instant, while h goes on; see lab.Host.CutCopy. Adopt examines it.
-func (h *Host) CutCopy() *lab.Host {
+// CutCopy returns a host whose power was cut at this instant, while h goes on; see lab.Host.CutCopy. It lives in a folder of this name beside
+// that of h; an earlier one is overwritten. Examine examines it.
+func (h *Host) CutCopy(name string) (*lab.Host, lab.Frozen) {
 	h.t.Helper()
-	copied, _, err := h.Host.CutCopy(h.ctx, filepath.Join(filepath.Dir(h.Host.Folder()), "cut"))
+	copied, frozen, err := h.Host.CutCopy(h.ctx, h.Beside(name))
 	h.must(err)
-	return copied
+	return copied, frozen
+}
+
+// Standby makes what copies of power cuts of h can wake up from; see lab.Standby.
+func (h *Host) Standby() *lab.Standby {
+	h.t.Helper()
+	copied, _, err := h.Host.CutCopy(h.ctx, h.Beside("standby"))
+	h.must(err)
+	s, err := lab.NewStandby(h.ctx, copied)
+	h.must(err)
+	return s
+}
+
+// Beside is a folder beside that of the host, which is removed with it at the end of the test.
+func (h *Host) Beside(name string) string {
+	return filepath.Join(filepath.Dir(h.Folder()), name)
 }
 
 // Seen is the last that each guest has printed.
@@ -89,9 +105,15 @@ func (h *Host) Seen() Seen {
 	return seen
 }
 
-// Adopt gives a copy of a power cut to a test, which removes it at its end, and says what its guests had printed before.
-func Adopt(t testing.TB, copied *lab.Host, seen Seen) *Host {
-	h := adopt(contextOf(t), t, copied)
+// Examine gives a test a duplicate of a copy of a power cut, in a folder where an earlier one may be, and says what its guests had
+// printed before. At the end of the test its power is off, and the folder is left for the next.
+func Examine(t testing.TB, copied *lab.Host, folder string, seen Seen) *Host {
+	t.Helper()
+	inner, err := copied.Duplicate(folder)
+	if err != nil {
+		t.Fatal(err)
+	}
+	h := adopt(contextOf(t), t, inner, (*Host).switchOff)
 	for name, last := range seen {
 		h.guests[name] = &guestState{last: last}
 	}
@@ -99,10 +121,10 @@ func Adopt(t testing.TB, copied *lab.Host, seen Seen) *Host {
 }
 
 // adopt takes over a host whose power is off.
-func adopt(ctx context.Context, t testing.TB, inner *lab.Host) *Host {
+func adopt(ctx context.Context, t testing.TB, inner *lab.Host, end func(*Host)) *Host {
 	inner.Tie()
 	h := &Host{Host: inner, t: t, ctx: ctx, guests: map[string]*guestState{}}
-	t.Cleanup(h.end)
+	t.Cleanup(func() { end(h) })
 	return h
 }
 
@@ -125,23 +147,28 @@ func Folder(t testing.TB) string {
 	return folder
 }
 
-// end removes the host; of a failed test it keeps what is needed to look into it.
+// end removes the host.
 func (h *Host) end() {
+	h.switchOff()
+	if err := h.Remove(); err != nil {
+		h.t.Error(err)
+	}
+}
+
+// switchOff ends the host; of a failed test it keeps what is needed to look into it.
+func (h *Host) switchOff() {
 	if err := h.Host.Cut(); err != nil {
 		h.t.Error(err)
 	}
 	if h.t.Failed() {
 		h.keep()
 	}
-	if err := h.Remove(); err != nil {
-		h.t.Error(err)
-	}
 }
 
 func (h *Host) keep() {
 	kept, err := os.MkdirTemp("", "nvh-lab-failed-")
 	if err == nil {
-		err = h.Keep(kept)
+		err = h.Keep(context.WithoutCancel(h.ctx), kept) // also when the test is out of time
 	}
 	if err != nil {
 		h.t.Logf("the host's files are not kept: %v", err)
@@ -170,6 +197,16 @@ func (h *Host) PowerOn() {
 	h.t.Logf("nvhd serves %.1f s after power on (%s)", time.Since(start).Seconds(), report)
 }
 
+// Wake gives the host its power back as PowerOn does, but for the boot of the kernel.
+func (h *Host) Wake(s *lab.Standby) {
+	h.t.Helper()
+	start := time.Now()
+	h.must(s.Wake(h.ctx, h.Host))
+	report, err := h.AwaitReady(h.ctx)
+	h.must(err)
+	h.t.Logf("nvhd serves %.1f s after waking up (%s)", time.Since(start).Seconds(), report)
+}
+
 // Cut pulls the plug.
 func (h *Host) Cut() {
 	h.t.Helper()
@@ -190,7 +227,7 @@ func (h *Host) poll(what string, within time.Duration, done func() (bool, error)
 	deadline := time.Now().Add(within)
 	for {
 		ok, err := done()
-		if ok {
+		if ok && err == nil {
 			return
 		}
 		if err == nil && time.Now().After(deadline) {

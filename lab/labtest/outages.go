@@ -4,15 +4,18 @@ import (
 	"encoding/json"
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/nv-hypervisor/nv-hypervisor/lab/plan"
 	"github.com/nv-hypervisor/nv-hypervisor/outage"
 )
 
-// NMI raises the interrupt of the power-outage detector.
-func (h *Host) NMI() {
+// NMI raises the interrupt of the power-outage detector, and returns when.
+func (h *Host) NMI() time.Time {
 	h.t.Helper()
-	h.must(h.Host.NMI(h.ctx))
+	at, err := h.Host.NMI(h.ctx)
+	h.must(err)
+	return at
 }
 
 // PowerFail sends nvhd the signal that a UPS daemon sends, for a host without the kernel module.

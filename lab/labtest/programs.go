@@ -1,7 +1,6 @@
 package labtest
 
 import (
-	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -9,8 +8,6 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
-
-	"github.com/nv-hypervisor/nv-hypervisor/lab"
 )
 
 var programs struct {
@@ -54,12 +51,4 @@ func freeBytes(path string) (uint64, error) {
 	var st unix.Statfs_t
 	err := unix.Statfs(filepath.Clean(path), &st)
 	return st.Bavail * uint64(st.Bsize), err
-}
-
-// exitCode is the code of a command that ran inside, 0 for any other error.
-func exitCode(err error) int {
-	if exit := (*lab.ExitError)(nil); errors.As(err, &exit) {
-		return exit.Code
-	}
-	return 0
 }

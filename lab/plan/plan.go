@@ -20,8 +20,12 @@ const (
 	Guest   = "/usr/share/nvh-lab" // kernel and initrd of the test guest
 	QEMU7   = "/usr/bin/qemu-system-x86_64"
 	QEMU10  = "/opt/qemu-10/bin/qemu-system-x86_64"
-	LogPort = "nvh.lab.log" // virtio serial port for what nvhd logs
+	LogPort = "nvh.lab.log"     // virtio serial port for what nvhd logs
+	Go      = "/run/nvh-lab.go" // appears when a host in standby is to go on
 )
+
+// StandbyStep is the step of a boot in which a host waits for Go.
+const StandbyStep = "standby"
 
 // Mode is how Linux offers an NVDIMM, in ndctl's words.
 type Mode string
@@ -41,9 +45,9 @@ type NVDIMM struct {
 // Plan is one boot.
 type Plan struct {
 	NVDIMMs []NVDIMM `json:"nvdimms"`
-	Daemon  string   `json:"daemon"`         // nvhd.toml, if there is none yet
-	POD     bool     `json:"pod"`            // load the kernel module
-	Hold    bool     `json:"hold,omitempty"` // boot without starting nvhd
+	Daemon  string   `json:"daemon"`            // nvhd.toml, if there is none yet
+	POD     bool     `json:"pod"`               // load the kernel module
+	Standby bool     `json:"standby,omitempty"` // wait for Go before anything is read that survives power cuts
 }
 
 // PoolPath is where the n-th NVDIMM's pool is.
@@ -92,6 +96,7 @@ type Report struct {
 	Ready    bool   `json:"ready"`    // every step succeeded: nvhd serves
 	Daemon   int    `json:"daemon"`   // process id of nvhd; 0 while it does not run
 	Restarts int    `json:"restarts"` // how often nvhd was started again in this boot
+	ClockNS  int64  `json:"clock_ns"` // CLOCK_MONOTONIC of this report
 }
 
 // Failure is why the host did not become ready, or nil.
