@@ -6,7 +6,7 @@ STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 TEST_TIMEOUT ?= 60m
 TEST_FLAGS ?=
 
-.PHONY: all build deps guest-image test demo bench soak lab-test lab-cuts lint docs install libnvram install-libnvram clean
+.PHONY: all build deps guest-image test demo bench soak lab-test lab-cuts lab-latency lint docs install libnvram install-libnvram clean
 
 all: build
 
@@ -29,12 +29,18 @@ test: deps build lint
 
 # Whole emulated hosts: every kernel, QEMU and kind of NVDIMM, and outages that go wrong.
 lab-test: deps build
-	$(GO) test -tags lab -timeout 3h -v -skip '^TestCuts$$' $(TEST_FLAGS) ./lab/scenario
+	$(GO) test -tags lab -timeout 3h -v -skip '^Test(Cuts|Latency)$$' $(TEST_FLAGS) ./lab/scenario
 
 # The plug at the worst moment: CUTS power cuts of an emulated host, and what became of its guests by instant.
+# In pieces: LAB_FLAGS='-seed 2 -append cuts.jsonl' adds to a file and judges all that is in it.
 CUTS ?= 200
+LAB_FLAGS ?=
 lab-cuts: deps build
-	$(GO) test -tags lab -timeout 12h -v -run '^TestCuts$$' $(TEST_FLAGS) ./lab/scenario -args -cuts $(CUTS)
+	$(GO) test -tags lab -timeout 12h -v -run '^TestCuts$$' $(TEST_FLAGS) ./lab/scenario -args -cuts $(CUTS) $(LAB_FLAGS)
+
+# From the detector's interrupt to the last commit, in an emulated host and on this machine. LAB_FLAGS='-latency-json FILE' keeps the samples.
+lab-latency: deps build
+	$(GO) test -tags lab -timeout 1h -v -run '^TestLatency$$' $(TEST_FLAGS) ./lab/scenario -args $(LAB_FLAGS)
 
 demo: deps build guest-image
 	$(GO) run ./lab/cmd/demo
