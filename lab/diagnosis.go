@@ -14,8 +14,8 @@ import (
 // Explain adds to an error what is needed to look into it: what the host's CPUs do, how its console and nvhd's log end, and
 // the command line that boots it again. It takes a few seconds at most, whatever state the host is in.
 func (h *Host) Explain(err error) error {
-	return fmt.Errorf("host %s: %w\nits command line: %s\nits CPUs: %s\nits console ends:\n%s\nnvhd's log ends:\n%s", filepath.Base(h.folder), err,
-		h.path(commandFile), h.lookAtCPUs(), h.Tail(ConsoleLog), h.Tail(DaemonLog))
+	return fmt.Errorf("host %s: %w\nits command line: %s\nits CPUs: %s\nthe outer QEMU's log ends:\n%s\nits console ends:\n%s\nnvhd's log ends:\n%s", filepath.Base(h.folder), err,
+		h.path(commandFile), h.lookAtCPUs(), h.Tail(QEMULog), h.Tail(ConsoleLog), h.Tail(DaemonLog))
 }
 
 // Between two looks at the CPUs, one that works has gone somewhere else; and the outer QEMU answers within this time unless it hangs itself.

@@ -76,7 +76,7 @@ func (h *Host) Options() Options { return h.config.Options }
 
 // Create makes a host, with its power off, in a folder that does not exist yet. What is missing in the cache is downloaded.
 func Create(ctx context.Context, folder string, o Options) (_ *Host, err error) {
-	if err := o.complete(); err != nil {
+	if err := errors.Join(o.complete(), o.checkPrograms()); err != nil {
 		return nil, fmt.Errorf("create a host: %w", err)
 	}
 	if folder, err = filepath.Abs(folder); err != nil {

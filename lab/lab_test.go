@@ -52,11 +52,24 @@ func TestOptionsThatAreRefused(t *testing.T) {
 		"domain":       {Bin: "/b", Persistence: "none"},
 		"mode":         {Bin: "/b", NVDIMMs: []NVDIMM{{Size: 64 * nvram.MiB, Mode: "sector"}}},
 		"size":         {Bin: "/b", NVDIMMs: []NVDIMM{{Size: 65 * nvram.MiB, Mode: plan.FSDAX}}},
+		"CPUs":         {Bin: "/b", CPUs: -1},
+		"memory":       {Bin: "/b", Memory: 10 * nvram.MiB},
 		"small NVDIMM": {Bin: "/b", NVDIMMs: []NVDIMM{{Size: 16 * nvram.MiB, Mode: plan.FSDAX}}},
 	} {
 		if err := o.complete(); err == nil {
 			t.Errorf("%s: accepted", name)
 		}
+	}
+}
+
+// Nothing is made for programs that are not there.
+func TestCreateWithoutPrograms(t *testing.T) {
+	folder := filepath.Join(t.TempDir(), "host")
+	if _, err := Create(t.Context(), folder, Options{Bin: t.TempDir()}); err == nil || !strings.Contains(err.Error(), "make build") {
+		t.Errorf("says %v", err)
+	}
+	if _, err := os.Stat(folder); !os.IsNotExist(err) {
+		t.Errorf("left behind: %v", err)
 	}
 }
 

@@ -2,6 +2,7 @@ package lab
 
 import (
 	"fmt"
+	"os"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -52,12 +53,18 @@ const (
 	defaultCPUs   = 2
 )
 
+// programs under test, in Options.Bin.
+var programs = []string{"nvh", "nvhd"}
+
 // Limits of an NVDIMM: Linux divides persistent memory into subsections, and wants regions in multiples of 16 MiB.
 const (
 	nvdimmAlign = 16 * nvram.MiB
 	nvdimmLeast = 64 * nvram.MiB
 	labelSize   = 128 * nvram.KiB // beside the memory itself, at the end of the file
 )
+
+// leastMemory is what the host's kernel and a small VM with its memory in DRAM need.
+const leastMemory = 512 * nvram.MiB
 
 // qemus are the versions of QEMU in a host, by the names Options has for them.
 var qemus = map[string]string{"7.2": plan.QEMU7, "10.0": plan.QEMU10}
@@ -89,12 +96,28 @@ func (o *Options) complete() error {
 			return fmt.Errorf("NVDIMM %d: a size of %v is not possible: take a multiple of %v, %v or more", i, d.Size, nvdimmAlign, nvdimmLeast)
 		}
 	}
+	if o.CPUs < 1 {
+		return fmt.Errorf("%d CPUs are not possible: take 1 or more", o.CPUs)
+	}
+	if o.Memory < leastMemory || o.Memory%nvram.MiB != 0 {
+		return fmt.Errorf("%v of DRAM are not possible: take a multiple of 1 MiB, %v or more", o.Memory, leastMemory)
+	}
 	if o.Bin == "" {
 		return fmt.Errorf("no folder with nvh and nvhd is given")
 	}
 	var err error
 	o.Bin, err = filepath.Abs(o.Bin)
 	return err
+}
+
+// checkPrograms finds the programs under test before a host is made for them.
+func (o Options) checkPrograms() error {
+	for _, name := range programs {
+		if _, err := os.Stat(filepath.Join(o.Bin, name)); err != nil {
+			return fmt.Errorf("find the program under test: %w: run make build", err)
+		}
+	}
+	return nil
 }
 
 func setDefault[T comparable](value *T, to T) {

@@ -76,7 +76,7 @@ func (h *Host) installProduct(ctx context.Context) error {
 		return err
 	}
 	size := int64(8 << 20)
-	for _, name := range []string{"nvh", "nvhd"} {
+	for _, name := range programs {
 		n, err := copyProgram(filepath.Join(work, name), filepath.Join(h.config.Options.Bin, name))
 		if err != nil {
 			return fmt.Errorf("install %s: %w: run make build", name, err)

@@ -28,7 +28,7 @@ func (h *Host) dial(ctx context.Context, name string) (net.Conn, error) {
 		return err
 	})
 	if err != nil && !h.On() {
-		err = fmt.Errorf("%w: %w", ErrOff, err)
+		err = ErrOff
 	}
 	return conn, err
 }

@@ -30,7 +30,7 @@ Hosts live in folders below $NVH_LAB, $XDG_STATE_HOME/nvh-lab or
 func (a *app) rootCommand() *cobra.Command {
 	root := &cobra.Command{
 		Use: "nvh-lab", Short: "An emulated host with NVRAM, and a plug that can be pulled", Long: rootLong,
-		SilenceErrors: true, SilenceUsage: true, Args: cobra.NoArgs,
+		SilenceErrors: true, SilenceUsage: true, // no Args: cobra refuses unknown commands only then
 	}
 	root.PersistentFlags().StringVarP(&a.name, "host", "n", "lab", "name of the host")
 	root.AddCommand(a.upCommand(), a.execCommand(), a.copyCommand(), a.consoleCommand(), a.statusCommand(),
