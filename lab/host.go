@@ -111,7 +111,7 @@ func (h *Host) make(ctx context.Context) error {
 		return err
 	}
 	h.config.Kernel, h.config.Root = s.Kernel.Image, s.Root
-	if h.config.QEMU, err = outerQEMU(ctx); err != nil {
+	if h.config.QEMU, err = outerQEMU(ctx, cache); err != nil {
 		return err
 	}
 	if h.config.Module, err = kmod.Build(ctx, cache, s.Kernel.Release); err != nil {
