@@ -22,10 +22,8 @@ deps:
 guest-image:
 	@$(GO) run ./lab/cmd/lab-fetch guest
 
-# The emulated host comes last and by itself: beside other packages' QEMUs its boot would take minutes.
 test: deps build lint
-	$(GO) test -timeout $(TEST_TIMEOUT) $(TEST_FLAGS) $$($(GO) list ./... | grep -v '/lab/scenario$$')
-	$(GO) test -timeout $(TEST_TIMEOUT) $(TEST_FLAGS) ./lab/scenario
+	$(GO) test -timeout $(TEST_TIMEOUT) $(TEST_FLAGS) ./...
 
 # Whole emulated hosts: every kernel, QEMU and kind of NVDIMM, and outages that go wrong.
 lab-test: deps build

@@ -1,3 +1,5 @@
+//go:build lab
+
 package scenario
 
 import (
@@ -12,7 +14,7 @@ func TestMain(m *testing.M) { labtest.Main(m) }
 // The main job on a whole host: two guests with their memory in an NVDIMM, under KVM, and one with its memory in DRAM.
 // The power is announced to fail, fails, and returns.
 func TestPowerCut(t *testing.T) {
-	h := labtest.Start(t, lab.Options{})
+	h := labtest.Start(t, lab.Options{CPUs: 1})
 	h.Launch("db", "--priority", "10")
 	h.Launch("web")
 	h.Launch("scratch", "--volatile")
