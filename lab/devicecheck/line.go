@@ -378,10 +378,10 @@ func followLine(steps ...step) error {
 	if err != nil {
 		return err
 	}
+	before := time.Now() // the first report may come before the first step
 	run := watch(w)
 	defer run.stop()
 	for i, step := range steps {
-		before := time.Now()
 		if err := step.do(); err != nil {
 			return err
 		}
@@ -399,6 +399,7 @@ func followLine(steps ...step) error {
 		if err := w.Test(context.Background()); (err == nil) != connected {
 			return fmt.Errorf("step %d: test: %w", i, err)
 		}
+		before = time.Now()
 	}
 	return nil
 }
