@@ -55,21 +55,12 @@ func (w *Watcher) Health() pod.Health { return w.log.Health() }
 // Run implements pod.Watcher.
 func (w *Watcher) Run(ctx context.Context, report func(pod.Report)) {
 	news := w.log.Reporter(report)
-	for pause := minRetry; ; pause = min(2*pause, maxRetry) {
-		err := w.watch(ctx, news, func() { pause = minRetry })
-		if ctx.Err() != nil {
-			return
-		}
+	pod.Backoff{First: minRetry, Longest: maxRetry}.Repeat(ctx, func(reached func()) error {
+		return w.watch(ctx, news, reached)
+	}, func(err error) {
 		w.log.Lost(err)
 		news.Tell(pod.Report{Condition: pod.Unknown, Detail: err.Error(), Runtime: -1, Charge: -1})
-		timer := time.NewTimer(pause)
-		select {
-		case <-timer.C:
-		case <-ctx.Done():
-			timer.Stop()
-			return
-		}
-	}
+	})
 }
 
 // watch requests the line and tells of it until it is lost, or ctx is done.

@@ -67,40 +67,20 @@ func (w *Watcher) Health() pod.Health {
 
 // Run implements pod.Watcher.
 func (w *Watcher) Run(ctx context.Context, report func(pod.Report)) {
-	pause := firstPause
-	for {
+	pod.Backoff{First: firstPause, Longest: longestPause}.Repeat(ctx, func(reached func()) error {
 		heard, err := w.session(ctx, report)
-		if ctx.Err() != nil {
-			break
-		}
 		if heard {
-			pause = firstPause
+			reached()
 		}
 		if errors.Is(err, errParted) {
-			continue // as it was asked to; from now on it only listens
+			return nil // as it was asked to; from now on it only listens
 		}
-		w.lost(w.explain(err), report)
-		if !sleep(ctx, pause) {
-			break
-		}
-		pause = min(2*pause, longestPause)
-	}
+		return err
+	}, func(err error) { w.lost(w.explain(err), report) })
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.health.Connected, w.health.Since = false, time.Now()
 	w.health.Error, w.health.Warning = "no longer watched", ""
-}
-
-// sleep tells whether it was let sleep.
-func sleep(ctx context.Context, d time.Duration) bool {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-		return false
-	case <-timer.C:
-		return true
-	}
 }
 
 // Test implements pod.Watcher: it connects as Run does, beside it, logs in and out, and asks for ups.status.

@@ -20,6 +20,7 @@ import (
 
 	"github.com/nv-hypervisor/nv-hypervisor/internal/connlimit"
 	"github.com/nv-hypervisor/nv-hypervisor/internal/strictjson"
+	"github.com/nv-hypervisor/nv-hypervisor/pod"
 )
 
 // Path is the one thing that is served.
@@ -86,18 +87,11 @@ func isLoopback(host string) bool {
 
 // listen serves until ctx is done. Where it cannot listen, it says so and tries again.
 func (e *entry) listen(ctx context.Context) {
-	for pause := time.Second; ; pause = min(2*pause, maxRetry) {
-		err := e.serve(ctx, func() { pause = time.Second })
-		if ctx.Err() != nil {
-			return
-		}
+	pod.Backoff{First: time.Second, Longest: maxRetry}.Repeat(ctx, func(reached func()) error {
+		return e.serve(ctx, reached)
+	}, func(err error) {
 		e.watcher.setDeaf(fmt.Errorf("listen on %s: %w: is the address this host's, and the port free?", e.address, err))
-		select {
-		case <-time.After(pause):
-		case <-ctx.Done():
-			return
-		}
-	}
+	})
 }
 
 func (e *entry) serve(ctx context.Context, listening func()) error {
