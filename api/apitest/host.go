@@ -190,7 +190,7 @@ func (h *Host) Detectors(ctx context.Context) ([]host.Detector, error) {
 		{Name: aSignal, Tier: pod.Emergency, Connected: true},
 		{Name: aModule, Tier: pod.Emergency, Connected: true, Kernel: &host.DetectorCounts{Events: 2, Spurious: 1, ReadLast: 250.5, ReadMax: 1900}},
 		{Name: aUPS, Tier: pod.Battery, Connected: true, Since: &since, Condition: &battery, Detail: "OB DISCHRG", Runtime: &runtime, Charge: &charge, Warning: "replace its battery"},
-		{Name: aLogind, Tier: pod.Planned, Since: &since, Condition: &unknown, Error: "the bus is gone"},
+		{Name: aLogind, Tier: pod.Planned, Since: &since, Condition: &unknown, Detail: "the bus is gone", Error: "the bus is gone"},
 	}, err
 }
 

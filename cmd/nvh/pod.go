@@ -46,7 +46,11 @@ func printDetectors(a *app, list []host.Detector) error {
 	now := time.Now()
 	t := newTable(a.stdout, "DETECTOR", "TIER", "CONNECTED", "SINCE", "CONDITION", "DETAIL", "CHARGE", "RUNTIME", "PROBLEM")
 	for _, d := range list {
-		t.row(d.Name, d.Tier.String(), yesNo(d.Connected), agoPtr(now, d.Since), condition(d), d.Detail, percent(d.Charge), lasts(d.Runtime), d.Error+d.Warning)
+		detail := d.Detail
+		if detail == d.Error { // a lost source says why in both
+			detail = ""
+		}
+		t.row(d.Name, d.Tier.String(), yesNo(d.Connected), agoPtr(now, d.Since), condition(d), detail, percent(d.Charge), lasts(d.Runtime), d.Error+d.Warning)
 	}
 	if err := t.flush(); err != nil {
 		return err
