@@ -384,7 +384,8 @@ func (v *VM) abandon(p *qemu.Process) error {
 }
 
 // twice tries a start or a resume once more when QEMU has died of it, which the next one need not: QEMU has been seen to crash in
-// its first moments, one time in thousands. A state that QEMU refuses is not tried again.
+// its first moments, one time in thousands. A state that QEMU refuses is not tried again, nor an image that was used up before
+// its guest could run: there is nothing left to resume.
 func (v *VM) twice(try func() error) error {
 	err := try()
 	refused := errors.Is(err, qemu.ErrLoad) && !errors.Is(err, qmp.ErrDisconnected)
