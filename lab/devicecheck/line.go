@@ -174,7 +174,16 @@ func settle() error {
 }
 
 func startActive() error {
-	if err := pull(true); err != nil {
+	// Linux keeps an edge that nobody listens to, and may give it to whoever listens next (check_irq_resend in
+	// kernel/irq/resend.c). So somebody else hears this one, and the one that a check before has left.
+	err := withSource(line, func(s *gpio.Source) error {
+		if err := pull(true); err != nil {
+			return err
+		}
+		_, err := expect(s, saver.Outage)
+		return err
+	})
+	if err != nil {
 		return err
 	}
 	return withSource(line, func(s *gpio.Source) error {
