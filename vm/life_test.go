@@ -2,6 +2,9 @@ package vm
 
 import (
 	"context"
+	"os"
+	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -186,4 +189,40 @@ func TestBusy(t *testing.T) {
 	v.Info()
 	end()
 	check(t, v.Start(ctx, false))
+}
+
+// A cold boot begins a line of its own in the console's log; a resumed guest goes on in the middle of one.
+func TestConsoleLine(t *testing.T) {
+	r := newRig(t)
+	v := r.create(small("db"))
+	begins := func(want string) {
+		t.Helper()
+		content, err := os.ReadFile(v.ConsoleLog())
+		check(t, err)
+		if !strings.HasPrefix(string(content), want) {
+			t.Errorf("the log begins with %q, want %q", content[:min(len(content), 40)], want)
+		}
+	}
+	tear := func() { check(t, os.WriteFile(v.ConsoleLog(), []byte("torn"), 0o600)) }
+	tear()
+	check(t, v.Start(testContext(t), false))
+	begins("torn\n")
+	_, err := v.Save(testContext(t))
+	check(t, err)
+	tear()
+	_, err = v.Restore(testContext(t))
+	check(t, err)
+	content, err := os.ReadFile(v.ConsoleLog())
+	check(t, err)
+	if strings.HasPrefix(string(content), "torn\n") {
+		t.Error("the line of a resumed guest was ended")
+	}
+	check(t, v.Stop(testContext(t), true, 0))
+	check(t, os.Remove(v.ConsoleLog()))
+	other := filepath.Join(r.dir, "other")
+	check(t, os.WriteFile(other, []byte("torn"), 0o600))
+	check(t, os.Symlink(other, v.ConsoleLog()))
+	if endLine(v.ConsoleLog()) == nil {
+		t.Error("it follows a link")
+	}
 }

@@ -5,8 +5,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/nv-hypervisor/nv-hypervisor/qemu"
 	"github.com/nv-hypervisor/nv-hypervisor/qmp"
@@ -193,6 +196,11 @@ func (v *VM) spawn(ctx context.Context, launch qemu.Launch, encoded []byte, inco
 	if err != nil {
 		return nil, err
 	}
+	if !incoming {
+		if err := endLine(rt.ConsoleLog); err != nil {
+			v.env.Log.Warn("end the last line of the console's log", "vm", v.Name(), "error", err)
+		}
+	}
 	p, err := qemu.Start(ctx, launch, rt)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", v.Name(), err)
@@ -201,6 +209,29 @@ func (v *VM) spawn(ctx context.Context, launch qemu.Launch, encoded []byte, inco
 		return nil, errors.Join(err, p.Kill(), p.Close())
 	}
 	return p, nil
+}
+
+// endLine ends the line in which a guest was cut off: what the next boot prints begins one of its own. A guest that is resumed
+// goes on where it was.
+func endLine(path string) error {
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_APPEND|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil || !info.Mode().IsRegular() || info.Size() == 0 {
+		return err
+	}
+	last := make([]byte, 1)
+	if _, err := f.ReadAt(last, info.Size()-1); err != nil || last[0] == '\n' {
+		return err
+	}
+	_, err = f.WriteString("\n")
+	return err
 }
 
 // refuseSecond fails when a QEMU is there that was remembered.
